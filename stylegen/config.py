@@ -1,0 +1,315 @@
+"""The configuration: frozen dataclasses, whole in every checkpoint. With the data, it reproduces the run.
+
+Tables such as `ScheduleConfig.batch` are keyed by *nominal resolution*: 4 * 2^level, which is the picture's side for
+the official 4x4 base and names the level for any other base.
+"""
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import UserError
+
+Table = dict[int, float]  # nominal resolution -> value
+
+OBJECTIVES = ("minimax", "nonsaturating", "wasserstein", "hinge", "least_squares", "relativistic")
+OPTIMIZERS = ("adam", "rmsprop", "sgd")
+FUSED_SCALES = ("auto", "on", "off")
+ACTIVATIONS = ("lrelu", "relu")
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Architecture of G. Defaults are those of the official StyleGAN 1024x1024 (26.2 M parameters)."""
+
+    family: str = "stylegan"
+    base: tuple[int, int] = (4, 4)  # height, width of the coarsest level
+    levels: int = 9  # resolutions base, 2 base, ..., base * 2^(levels - 1)
+    channels: int = 3
+    label_size: int = 0
+    latent_size: int = 512
+    fmap_base: int = 8192
+    fmap_max: int = 512
+    fmap_decay: float = 1.0
+    activation: str = "lrelu"
+    pixel_norm: bool = False
+    fused_scale: str = "auto"  # "auto": from a nominal resolution of 128 up
+    normalize_latents: bool = True
+    # stylegan
+    style_size: int = 512
+    mapping_layers: int = 8
+    mapping_width: int = 512
+    mapping_lrmul: float = 0.01
+    noise: bool = True
+    styles: bool = True
+    instance_norm: bool = True
+    blur_filter: tuple[float, ...] = (1.0, 2.0, 1.0)  # () for none
+    w_avg_beta: float = 0.995
+    # progan
+    tanh_output: bool = False
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """Architecture of D. Defaults are those of the official StyleGAN 1024x1024."""
+
+    family: str = "stylegan"
+    base: tuple[int, int] = (4, 4)
+    levels: int = 9
+    channels: int = 3
+    label_size: int = 0
+    fmap_base: int = 8192
+    fmap_max: int = 512
+    fmap_decay: float = 1.0
+    activation: str = "lrelu"
+    fused_scale: str = "auto"
+    blur_filter: tuple[float, ...] = (1.0, 2.0, 1.0)
+    mbstd_group: int = 4  # 0 or 1 for none
+    mbstd_features: int = 1
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Progressive growing, in thousands of real images shown to D (kimg)."""
+
+    initial_level: int = 1
+    hold_kimg: float = 600.0
+    fade_kimg: float = 600.0
+    total_kimg: float = 25000.0
+    batch: Table = field(default_factory=dict)
+    batch_default: int = 4
+    batch_max_per_gpu: Table = field(default_factory=dict)
+    gpus: int = 1
+    lr: Table = field(default_factory=dict)
+    lr_default: float = 0.001
+    tick_kimg: Table = field(default_factory=dict)
+    tick_kimg_default: float = 1.0
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Objective and regularisers. A weight of 0 switches a term off."""
+
+    objective: str = "nonsaturating"
+    r1_gamma: float = 0.0
+    r2_gamma: float = 0.0
+    gp_weight: float = 0.0  # penalty on the gradient at interpolates: WGAN-GP's, or zero-centred with gp_target 0
+    gp_target: float = 1.0
+    drift: float = 0.0
+    penalty_interval: int = 1  # penalties every so many D steps, their weights multiplied by it
+    weight_clip: float = 0.0
+    label_smoothing: float = 0.0  # one-sided: the real target is 1 - label_smoothing
+    label_flip: float = 0.0  # probability that a sample's real / fake target is swapped in D's step
+    acgan_weight: float = 0.0
+    n_critic: int = 1
+    mixing_probability: float = 0.0
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """`beta1` is SGD's momentum; `beta2` is RMSprop's smoothing constant. `eps` is placed as TensorFlow's Adam does."""
+
+    name: str = "adam"
+    beta1: float = 0.0
+    beta2: float = 0.99
+    eps: float = 1e-8
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    seed: int = 0
+    mirror: bool = False
+    data_digest: str = ""
+    ema_half_life_kimg: float = 10.0  # 0: use ema_beta
+    ema_beta: float = 0.999  # a step
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """What is written and when; may change on resume."""
+
+    snapshot_kimg: float = 100.0
+    preview_kimg: float = 10.0
+    keep_networks: int = 0  # newest networks kept; 0 keeps all
+
+
+@dataclass(frozen=True)
+class Config:
+    preset: str
+    generator: GeneratorConfig
+    discriminator: DiscriminatorConfig
+    schedule: ScheduleConfig
+    loss: LossConfig
+    optimizer: OptimizerConfig
+    training: TrainingConfig = TrainingConfig()
+    output: OutputConfig = OutputConfig()
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Any of the dataclasses as a dict that JSON can hold."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type, values: dict[str, Any]) -> Any:
+    """The inverse of `to_dict`, every field checked. Raises UserError for an unknown field or a wrong type."""
+    if not isinstance(values, dict):
+        raise UserError(f"config: {cls.__name__} must be an object, got {values!r}")
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise UserError(f"config: {cls.__name__} has no field {', '.join(unknown)}; it has: {', '.join(hints)}")
+    try:
+        return cls(**{name: _coerce(f"{cls.__name__}.{name}", hints[name], value) for name, value in values.items()})
+    except TypeError as error:  # a field without default is missing
+        raise UserError(f"config: {error}") from error
+
+
+def override(config: Config, assignment: str) -> Config:
+    """`config` with one field changed by a "section.field=value" text, checked against the field's type.
+
+    Tables take "32:64,64:32"; pairs and filters take "4,4". Raises UserError.
+    """
+    path, equals, text = assignment.partition("=")
+    section_name, dot, name = path.strip().partition(".")
+    sections = {f.name for f in dataclasses.fields(config) if dataclasses.is_dataclass(getattr(config, f.name))}
+    if not equals or not dot:
+        raise UserError(f"--set {assignment!r}: expected section.field=value, e.g. loss.r1_gamma=1.5")
+    if section_name not in sections:
+        raise UserError(f"--set {assignment!r}: no section {section_name!r}; sections: {', '.join(sorted(sections))}")
+    section = getattr(config, section_name)
+    hints = typing.get_type_hints(type(section))
+    if name not in hints:
+        raise UserError(f"--set {assignment!r}: {section_name} has no field {name!r}; it has: {', '.join(hints)}")
+    value = _parse(f"--set {path.strip()}", hints[name], text.strip())
+    return dataclasses.replace(config, **{section_name: dataclasses.replace(section, **{name: value})})
+
+
+def difference(ours: Config, theirs: Config) -> list[str]:
+    """One line a field that differs and would change a run; the total length and the output section may differ."""
+    lines = []
+    a, b = to_dict(ours), to_dict(theirs)
+    for name, section in a.items():
+        if name == "output":
+            continue
+        if not isinstance(section, dict):
+            section, other, prefix = {name: section}, {name: b[name]}, ""
+        else:
+            other, prefix = b[name], f"{name}."
+        for key, value in section.items():
+            if value != other[key] and (name, key) != ("schedule", "total_kimg"):
+                lines.append(f"{prefix}{key}: {value} here, {other[key]} in the saved run")
+    return lines
+
+
+def size_text(size: tuple[int, int]) -> str:
+    """(height, width) as the WIDTHxHEIGHT that the command line speaks."""
+    return f"{size[1]}x{size[0]}"
+
+
+def resolution_of(config: GeneratorConfig | DiscriminatorConfig, level: int) -> tuple[int, int]:
+    """(height, width) in pixels of a level."""
+    return config.base[0] << level, config.base[1] << level
+
+
+def base_of(size: tuple[int, int]) -> tuple[tuple[int, int], int]:
+    """(base, levels) of a final (height, width): halved while both sides stay even and the shorter stays at least 4.
+
+    256x256 grows from 4x4 in 7 levels, 512x256 from 8x4 in 7, 28x28 from 7x7 in 3. Raises UserError where growth
+    would start from a side above 16 or never double.
+    """
+    height, width = size
+    levels = 1
+    while height % 2 == 0 and width % 2 == 0 and min(height, width) >= 8:
+        height, width, levels = height // 2, width // 2, levels + 1
+    if levels < 2 or min(height, width) > 16 or min(size) < 8:
+        raise UserError(
+            f"cannot grow pictures of {size_text(size)}: both sides must be one small base (shorter side 4 to 16) "
+            "doubled the same number of times, at least once; try 32, 64, 128, 256, 512, 1024, 48, 96, 512x256"
+        )
+    return (height, width), levels
+
+
+def validate(config: Config) -> Config:
+    """`config` itself, once every value makes sense. Raises UserError."""
+    g, d, s, loss = config.generator, config.discriminator, config.schedule, config.loss
+    for name in ("family", "base", "levels", "channels", "label_size"):
+        _check(getattr(g, name) == getattr(d, name), f"generator.{name} and discriminator.{name} must be equal")
+    choices = [
+        ("generator.family", g.family, ("stylegan", "progan")),
+        ("generator.fused_scale", g.fused_scale, FUSED_SCALES),
+        ("discriminator.fused_scale", d.fused_scale, FUSED_SCALES),
+        ("generator.activation", g.activation, ACTIVATIONS),
+        ("discriminator.activation", d.activation, ACTIVATIONS),
+        ("loss.objective", loss.objective, OBJECTIVES),
+        ("optimizer.name", config.optimizer.name, OPTIMIZERS),
+    ]
+    for name, value, accepted in choices:
+        _check(value in accepted, f"{name} is {value!r}; accepted: {', '.join(accepted)}")
+    _check(1 <= min(g.base) and 2 <= g.levels <= 12, f"base {g.base} with {g.levels} levels cannot grow")
+    _check(0 <= s.initial_level < g.levels, f"schedule.initial_level is {s.initial_level}; accepted: 0 to {g.levels - 1}")
+    _check(s.hold_kimg >= 0 and s.fade_kimg >= 0 and s.total_kimg > 0, "schedule: kimg figures must be positive")
+    _check(s.hold_kimg + s.fade_kimg > 0 or s.initial_level == g.levels - 1, "hold_kimg + fade_kimg must be above 0")
+    _check(s.gpus >= 1, f"schedule.gpus is {s.gpus}; accepted: 1 and more")
+    _check(
+        min([s.batch_default, *s.batch.values(), *s.batch_max_per_gpu.values()]) >= 1, "schedule: batch must be 1 or more"
+    )
+    _check(min([s.lr_default, *s.lr.values()]) > 0, "schedule: lr must be above 0")
+    _check(min([s.tick_kimg_default, *s.tick_kimg.values()]) > 0, "schedule: tick_kimg must be above 0")
+    _check(loss.penalty_interval >= 1 and loss.n_critic >= 1, "loss.penalty_interval and loss.n_critic must be 1 or more")
+    for name in ("r1_gamma", "r2_gamma", "gp_weight", "drift", "weight_clip", "acgan_weight"):
+        _check(getattr(loss, name) >= 0, f"loss.{name} must be 0 or more")
+    for name in ("label_smoothing", "label_flip", "mixing_probability"):
+        _check(0 <= getattr(loss, name) <= 1, f"loss.{name} must lie in 0 to 1")
+    _check(config.optimizer.eps > 0, "optimizer.eps must be above 0")
+    _check(0 <= config.optimizer.beta1 < 1 and 0 <= config.optimizer.beta2 < 1, "optimizer betas must lie in 0 to 1")
+    _check(config.output.snapshot_kimg > 0 and config.output.preview_kimg > 0, "output: kimg figures must be above 0")
+    for section in (g, d):
+        sizes = {k: v for k, v in dataclasses.asdict(section).items() if k in _SIZES}
+        _check(min(sizes.values()) >= 1, f"{type(section).__name__}: {', '.join(sizes)} must be 1 or more")
+    return config
+
+
+_SIZES = ("channels", "latent_size", "fmap_base", "fmap_max", "style_size", "mapping_layers", "mapping_width")
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+def _coerce(where: str, hint: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if typing.get_origin(hint) is tuple and isinstance(value, (list, tuple)):
+        inner = typing.get_args(hint)
+        if inner[-1] is Ellipsis or len(inner) == len(value):
+            return tuple(_coerce(where, inner[0], item) for item in value)
+    elif typing.get_origin(hint) is dict and isinstance(value, dict):
+        try:
+            return {int(key): _coerce(where, float, item) for key, item in value.items()}
+        except ValueError:
+            pass
+    elif hint in (int, float, bool, str) and type(value) is hint:
+        return value
+    raise UserError(f"config: {where} is {value!r}; expected {getattr(hint, '__name__', hint)}")
+
+
+def _parse(where: str, hint: Any, text: str) -> Any:
+    parts = [part for part in text.split(",") if part]
+    try:
+        if hint is bool:
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+        if hint is str:
+            return text
+        if typing.get_origin(hint) is dict:
+            return {int(k): float(v) for k, v in (part.split(":") for part in parts)}
+        if typing.get_origin(hint) is tuple:
+            return _coerce(where, hint, [typing.get_args(hint)[0](part) for part in parts])
+        return hint(text)
+    except (KeyError, ValueError) as error:
+        kind = {bool: "true or false", int: "a whole number", float: "a number"}.get(hint)
+        kind = kind or ("a table such as 32:64,64:32" if typing.get_origin(hint) is dict else "values such as 1,2,1")
+        raise UserError(f"{where}: {text!r} is not {kind}") from error
