@@ -1,0 +1,88 @@
+"""The command line's group. Commands load when they are called, so `stylegen --help` imports none of them."""
+
+import difflib
+import importlib
+import os
+
+import click
+
+from stylegen import __version__
+from stylegen.errors import UserError
+
+# Command -> (module, which defines a click command of that name; the line that `stylegen --help` shows).
+COMMANDS = {
+    "dataset": ("stylegen.tools.dataset", "Build, show and check data sets."),
+    "train": ("stylegen.tools.train", "Train a generator, or go on with a run."),
+    "generate": ("stylegen.tools.generate", "Make pictures from seeds."),
+    "info": ("stylegen.tools.info", "Tell what a network is: configuration, sizes, provenance."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group over COMMANDS whose errors are one line: the user's mistakes exit 1, wrong usage 2, Ctrl-C 130."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        return getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            close = difflib.get_close_matches(name, COMMANDS) or list(COMMANDS)
+            ctx.fail(f"No such command {name!r}. Did you mean {' or '.join(close)}?")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            raise click.exceptions.Exit(130) from None
+        except BrokenPipeError:
+            raise  # click leaves quietly
+        except (UserError, OSError) as error:
+            if os.environ.get("STYLEGEN_DEBUG") == "1":
+                raise
+            raise click.ClickException(_one_line(error)) from None
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="stylegen")
+def cli() -> None:
+    """Train StyleGAN and ProGAN generators on your own pictures, and make pictures with them.
+
+    \b
+    Examples:
+      stylegen dataset build photos/ faces.zip --size 256
+      stylegen train faces.zip --out runs/faces --preset small-64
+      stylegen train faces.zip --out runs/faces --resume
+      stylegen generate --network runs/faces --seeds 0-31 --grid 8x4 --out samples
+      stylegen info runs/faces
+
+    `stylegen COMMAND --help` has each command's options and more examples.
+    """
+
+
+def main() -> None:
+    """The `stylegen` entry point."""
+    cli(prog_name="stylegen")
+
+
+if __name__ == "__main__":
+    main()
