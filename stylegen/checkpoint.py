@@ -1,0 +1,190 @@
+"""Checkpoints: safetensors files whose metadata holds JSON. Loading one cannot run code."""
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from . import config as configs
+from .errors import UserError
+from .files import atomic_path
+from .networks import build_generator
+
+FORMAT, VERSION = "stylegen-network", "1"
+EMBEDDED = Path(__file__).parent / "assets" / "networks"
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_HEADER_MAX = 100_000_000  # bytes, the limit of the safetensors format
+
+
+def save_network(path: str | Path, G: nn.Module, provenance: dict[str, Any]) -> None:
+    """Writes G with its config; `provenance` is anything that JSON holds (docs/formats.md lists the usual keys).
+
+    Raises OSError, leaving what stood at `path` as it was.
+    """
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": json.dumps(configs.to_dict(G.config)),
+        "provenance": json.dumps(provenance),
+    }
+    save_tensors(path, G.state_dict(), metadata)
+
+
+def load_network(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+    """(G in eval mode, provenance) of a file, a run folder (its newest network) or an embedded name.
+
+    Raises UserError, in one line, for whatever is not a whole network file; OSError.
+    """
+    path = resolve_network(path)
+    tensors, metadata = load_tensors(path)
+    config, provenance = parse_network(path, metadata)
+    if config.mapping_layers > len(tensors):
+        raise UserError(f"{path} is damaged: it has fewer tensors than layers; get it again")
+    try:  # on the meta device first: a config that lies costs no memory
+        with torch.device("meta"):
+            expected = build_generator(config).state_dict()
+    except (RuntimeError, OverflowError) as error:
+        raise UserError(f"{path} is damaged: its config cannot be built ({str(error).splitlines()[0]})") from error
+    for name in expected.keys() | tensors.keys():
+        ours, theirs = (tuple(d[name].shape) if name in d else "nothing" for d in (expected, tensors))
+        if ours != theirs:
+            raise UserError(f"{path} does not fit its own config: {name} is {theirs}, expected {ours}; get it again")
+    G = build_generator(config)
+    G.load_state_dict(tensors)
+    return G.eval(), provenance
+
+
+def parse_network(path: Path, metadata: dict[str, str]) -> tuple[configs.GeneratorConfig, dict[str, Any]]:
+    """(config, provenance) from a network file's metadata; `path` is for messages. Raises UserError."""
+    kind, version = metadata.get("format"), metadata.get("version")
+    if kind != FORMAT:
+        what = f"holds {kind!r}" if kind else "is a safetensors file of another program"
+        raise UserError(f"{path} {what}, not a network; give a network-*.safetensors file or a run folder")
+    if version != VERSION:
+        raise UserError(f"{path} has format version {version}; this stylegen reads {VERSION}: update stylegen")
+    try:
+        values, provenance = json.loads(metadata["config"]), json.loads(metadata["provenance"])
+        config = configs.from_dict(configs.GeneratorConfig, values)
+        _check_generator(config)
+    except (KeyError, ValueError, RecursionError) as error:  # UserError is a ValueError
+        raise UserError(f"{path}: its config cannot be read ({error}); get the file again") from error
+    if not isinstance(provenance, dict):
+        raise UserError(f"{path}: its provenance is not a JSON object; get the file again")
+    return config, provenance
+
+
+def resolve_network(name: str | Path) -> Path:
+    """The file that `name` means: itself, the newest network of a run folder, or an embedded one. Raises UserError."""
+    path = Path(name)
+    if path.is_dir():
+        newest = max(path.glob("network-*.safetensors"), default=None)
+        if newest is None:
+            raise UserError(f"{path} holds no network-*.safetensors; a run writes its first at its first snapshot")
+        return newest
+    if path.exists():
+        return path
+    embedded = {file.stem: file for file in sorted(EMBEDDED.glob("*.safetensors"))}
+    if str(name) in embedded:
+        return embedded[str(name)]
+    names = ", ".join(embedded) or "none"
+    raise UserError(f"no network {str(name)!r}: neither a file, nor a run folder, nor an embedded one ({names})")
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a safetensors file, without reading its tensors. Raises UserError, OSError."""
+    with open(path, "rb") as file:
+        return _header(path, file, os.path.getsize(path)).get("__metadata__", {})
+
+
+def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Writes a safetensors file, whole or not at all; the same content gives the same bytes.
+
+    Raises OSError naming `path` (a full disk, say), leaving what stood there as it was.
+    """
+    # The safetensors package writes metadata in an order of chance and wraps a full disk in an error of its own.
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # aligned, as readers expect
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    for name in names:
+        tensor = tensors[name]
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    try:
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in names:
+                flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+                file.write(flat.view(torch.uint8).numpy().data)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"cannot write {path}: {reason}; what stood there before is unchanged") from error
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors on the CPU in memory of their own, metadata) of a safetensors file. Raises UserError, OSError."""
+    data = Path(path).read_bytes()  # not memory-mapped: what is written there later must not show here
+    header = _header(path, io.BytesIO(data), len(data))
+    try:
+        return safetensors.torch.load(data), header.get("__metadata__", {})
+    except (SafetensorError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({error}); get it again") from error
+
+
+def _header(path: str | Path, file: BinaryIO, size: int) -> dict[str, Any]:
+    start = file.read(256)
+    length = int.from_bytes(start[:8], "little")
+    if size == 0:
+        raise UserError(f"{path} is empty; get it again")
+    if (start[:1] == b"\x80" and start[8:9] != b"{") or (start[:2] == b"PK" and b"data.pkl" in start):
+        raise UserError(f"{path} is a pickle, which could run code; stylegen reads .safetensors files only")
+    if start[8:9] != b"{" or length > _HEADER_MAX:
+        raise UserError(f"{path} is not a safetensors file; give one that stylegen wrote")
+    cut = f"{path} is cut short, at {size:,} bytes; copy or download it again"
+    if 8 + length > size:
+        raise UserError(cut)
+    file.seek(8)
+    try:
+        header = json.loads(file.read(length))
+        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+        whole = 8 + length + end
+        if not all(isinstance(text, str) for text in header.get("__metadata__", {}).values()):
+            raise ValueError("metadata must be text")
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: its header cannot be read; get it again") from error
+    if size < whole:
+        raise UserError(cut)
+    return header
+
+
+def _check_generator(g: configs.GeneratorConfig) -> None:
+    shared = {name: getattr(g, name) for name in ("family", "base", "levels", "channels", "label_size")}
+    configs.validate(
+        configs.Config(
+            preset="",
+            generator=g,
+            discriminator=configs.DiscriminatorConfig(**shared),
+            schedule=configs.ScheduleConfig(initial_level=0),
+            loss=configs.LossConfig(),
+            optimizer=configs.OptimizerConfig(),
+        )
+    )
