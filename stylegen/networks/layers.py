@@ -1,0 +1,131 @@
+"""Layers that the families share. Weights have an equalised learning rate (ProGAN, Karras et al. 2018, section 4.1)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stylegen.config import DiscriminatorConfig, GeneratorConfig, resolution_of, size_text
+from stylegen.errors import UserError
+
+Resolution = int | tuple[int, int] | None
+
+
+class Dense(nn.Module):
+    """[N, fan_in] -> [N, fan_out]: x @ (weight * coef)^T + bias * lrmul, with coef = gain / sqrt(fan_in) * lrmul."""
+
+    def __init__(self, fan_in: int, fan_out: int, gain: float = math.sqrt(2), lrmul: float = 1.0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(fan_out, fan_in) / lrmul)
+        self.bias = nn.Parameter(torch.zeros(fan_out))
+        self.coef, self.lrmul = gain / math.sqrt(fan_in) * lrmul, lrmul
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.coef, self.bias * self.lrmul if self.lrmul != 1 else self.bias)
+
+
+class Conv(nn.Module):
+    """A square convolution: [N, in, H, W] -> [N, out, H', W'], zero padded.
+
+    Its `bias` [out], if any, is added by the caller, in one operator with the activation.
+
+    `scale` "same" keeps the size. "down" halves it: convolution, then 2x2 box, computed as one strided convolution.
+    "up" doubles it: nearest neighbour, then convolution, computed as one transposed convolution. "fused_up" is what
+    the official code calls fused: the same transposed convolution without flipping the kernel, so that a stored
+    weight means nearest neighbour, then convolution with the spatially flipped kernel.
+    """
+
+    def __init__(
+        self,
+        fan_in: int,
+        fan_out: int,
+        kernel: int = 3,
+        gain: float = math.sqrt(2),
+        scale: str = "same",
+        bias: bool = True,
+    ):
+        super().__init__()
+        assert scale in ("same", "up", "fused_up", "down") and (scale == "same" or kernel == 3)
+        self.weight = nn.Parameter(torch.randn(fan_out, fan_in, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(fan_out)) if bias else None
+        self.coef = gain / math.sqrt(fan_in * kernel * kernel)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight * self.coef
+        if self.scale == "same":
+            return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        if self.scale == "down":
+            return F.conv2d(x, _spread(weight) * 0.25, stride=2, padding=1)
+        if self.scale == "up":
+            weight = weight.flip([2, 3])
+        return F.conv_transpose2d(x, _spread(weight).transpose(0, 1), stride=2, padding=1)
+
+
+class ToRGB(Conv):
+    """Features [N, in, H, W] -> pictures [N, channels, H, W]: a 1x1 convolution of gain 1."""
+
+    def __init__(self, fan_in: int, channels: int):
+        super().__init__(fan_in, channels, kernel=1, gain=1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight * self.coef, self.bias)
+
+
+def minibatch_stddev(x: Tensor, group: int, features: int = 1) -> Tensor:
+    """Appends `features` channels that hold the spread within a group: [N, C, H, W] -> [N, C + features, H, W].
+
+    Sample i belongs to group i mod (N / group); a batch that `group` does not divide uses its largest divisor below.
+    (ProGAN, Karras et al. 2018, section 3.)
+    """
+    n, c, h, w = x.shape
+    size = max(d for d in range(1, min(group, n) + 1) if n % d == 0)
+    y = x.reshape(size, n // size, features, c // features, h, w)
+    y = y - y.mean(0, keepdim=True)
+    y = (y.square().mean(0) + 1e-8).sqrt().mean((2, 3, 4))  # [n / size, features]
+    y = y[:, :, None, None].repeat(size, 1, h, w)
+    return torch.cat([x, y], 1)
+
+
+def upscale(x: Tensor) -> Tensor:
+    """Doubles height and width by nearest neighbour."""
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def downscale(x: Tensor) -> Tensor:
+    """Halves height and width by 2x2 box means."""
+    return F.avg_pool2d(x, 2)
+
+
+def fmaps(config: GeneratorConfig | DiscriminatorConfig, stage: int) -> int:
+    """Feature maps at a stage (level + 1): min(fmap_base / 2^(stage * fmap_decay), fmap_max), at least 1."""
+    return max(1, min(int(config.fmap_base / 2.0 ** (stage * config.fmap_decay)), config.fmap_max))
+
+
+def level_of(config: GeneratorConfig | DiscriminatorConfig, resolution: Resolution) -> int:
+    """The level of a resolution: None for the full one, a side for squares, or (height, width). Raises UserError."""
+    if resolution is None:
+        return config.levels - 1
+    size = (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
+    for level in range(config.levels):
+        if resolution_of(config, level) == size:
+            return level
+    known = ", ".join(size_text(resolution_of(config, level)) for level in range(config.levels))
+    raise UserError(f"resolution {size_text((size[0], size[1]))} is not a level of this network; it has {known}")
+
+
+def check_labels(labels: Tensor | None, batch: int, label_size: int) -> Tensor | None:
+    """`labels` [batch, label_size], or None for a network without labels. Raises UserError where they do not fit."""
+    if label_size == 0:
+        return None
+    if labels is None or tuple(labels.shape) != (batch, label_size):
+        given = "none" if labels is None else f"shape {list(labels.shape)}"
+        raise UserError(f"this network is conditional: labels must have shape [{batch}, {label_size}], got {given}")
+    return labels
+
+
+def _spread(weight: Tensor) -> Tensor:
+    """[..., k, k] -> [..., k + 1, k + 1]: the kernel's four shifts by 0 or 1 pixel, summed."""
+    padded = F.pad(weight, [1, 1, 1, 1])
+    return padded[..., 1:, 1:] + padded[..., :-1, 1:] + padded[..., 1:, :-1] + padded[..., :-1, :-1]

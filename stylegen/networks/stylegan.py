@@ -1,0 +1,194 @@
+"""StyleGAN (Karras et al., "A Style-Based Generator Architecture for GANs", CVPR 2019), growing progressively."""
+
+import torch
+from torch import Tensor, nn
+
+from stylegen.config import DiscriminatorConfig, GeneratorConfig, resolution_of
+from stylegen.ops import adain_epilogue, bias_act, setup_filter, upfirdn2d
+
+from .discriminator import DiscriminatorTail, FromRGB, discriminate
+from .layers import Conv, Dense, Resolution, ToRGB, check_labels, fmaps, level_of, upscale
+from .mapping import Mapping
+
+NOISE_MODES = ("const", "random", "none")
+
+
+class Blur(nn.Module):
+    """A separable filter at 1:1, zero padded so that the size stays; the identity for no taps."""
+
+    def __init__(self, taps: tuple[float, ...]):
+        super().__init__()
+        self.register_buffer("taps", setup_filter(taps) if taps else None, persistent=False)
+        self.padding = [len(taps) // 2, (len(taps) - 1) // 2]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.taps is None else upfirdn2d(x, self.taps, padding=self.padding * 2)
+
+
+class SynthesisLayer(nn.Module):
+    """(up) convolution -> blur after an up-convolution -> noise, bias, activation, instance norm, style.
+
+    The first layer has no convolution: its input is the learned constant.
+    """
+
+    def __init__(self, config: GeneratorConfig, index: int):
+        super().__init__()
+        self.config = config
+        level, first = divmod(index, 2)
+        channels = fmaps(config, level + 1)
+        if index > 0:
+            scale = "same"
+            if index % 2 == 0:
+                fused = config.fused_scale == "on" or (config.fused_scale == "auto" and 4 << level >= 128)
+                scale = "fused_up" if fused else "up"
+            self.conv = Conv(fmaps(config, level + first), channels, scale=scale, bias=False)
+            self.blur = Blur(config.blur_filter if scale != "same" else ())
+        if config.noise:
+            self.register_buffer("noise", torch.randn(1, 1, *resolution_of(config, level)))
+            self.noise_strength = nn.Parameter(torch.zeros(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        if config.styles:
+            self.style = Dense(config.style_size, 2 * channels, gain=1.0)
+
+    def forward(self, x: Tensor, w: Tensor, noise: str, generator: torch.Generator | None) -> Tensor:
+        if hasattr(self, "conv"):
+            x = self.blur(self.conv(x))
+        pattern = strength = None
+        if self.config.noise and noise != "none":
+            strength, pattern = self.noise_strength, self.noise
+            if noise == "random":
+                pattern = torch.randn(len(x), 1, *x.shape[2:], generator=generator, device=x.device, dtype=x.dtype)
+        return adain_epilogue(
+            x,
+            pattern,
+            strength,
+            self.bias,
+            self.style(w) if self.config.styles else None,
+            act=self.config.activation,
+            pixel_norm=self.config.pixel_norm,
+            instance_norm=self.config.instance_norm,
+        )
+
+
+class Synthesis(nn.Module):
+    """w [N, 2 levels, style_size] -> pictures [N, C, H, W] at any level; layers above that level are not computed."""
+
+    def __init__(self, config: GeneratorConfig):
+        super().__init__()
+        self.config = config
+        self.const = nn.Parameter(torch.ones(1, fmaps(config, 1), *config.base))
+        self.layers = nn.ModuleList([SynthesisLayer(config, i) for i in range(2 * config.levels)])
+        self.to_rgb = nn.ModuleList([ToRGB(fmaps(config, k + 1), config.channels) for k in range(config.levels)])
+
+    def forward(
+        self,
+        w: Tensor,
+        *,
+        resolution: Resolution = None,
+        alpha: float = 1.0,
+        noise: str = "const",
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        assert noise in NOISE_MODES
+        level = level_of(self.config, resolution)
+        x = self.const.expand(len(w), -1, -1, -1)
+        coarse = x
+        for index in range(2 * (level + 1)):
+            if index == 2 * level:
+                coarse = x
+            x = self.layers[index](x, w[:, index], noise, generator)
+        image = self.to_rgb[level](x)
+        if alpha < 1 and level > 0:
+            image = torch.lerp(upscale(self.to_rgb[level - 1](coarse)), image, alpha)
+        return image
+
+
+class Generator(nn.Module):
+    """Mapping, truncation and synthesis. `w_avg` [style_size] is the running average of w that truncation uses."""
+
+    w_avg: Tensor
+
+    def __init__(self, config: GeneratorConfig):
+        super().__init__()
+        self.config = config
+        self.map = Mapping(config)
+        self.synthesis = Synthesis(config)
+        self.register_buffer("w_avg", torch.zeros(config.style_size))
+
+    @property
+    def num_layers(self) -> int:
+        return 2 * self.config.levels
+
+    def mapping(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """z [N, latent_size], labels [N, label_size] -> w [N, num_layers, style_size], the same for every layer."""
+        return self.map(z, labels)[:, None].expand(-1, self.num_layers, -1)
+
+    def truncate(self, w: Tensor, psi: float = 1.0, cutoff: int | None = 8) -> Tensor:
+        """w_avg + psi * (w - w_avg) in the first `cutoff` layers (section B of the paper); None truncates none."""
+        if psi == 1 or not cutoff:
+            return w
+        return torch.cat([torch.lerp(self.w_avg.to(w.dtype), w[:, :cutoff], psi), w[:, cutoff:]], 1)
+
+    @torch.no_grad()
+    def update_w_avg(self, w: Tensor) -> None:
+        """Moves `w_avg` towards the batch mean of un-mixed w [N, num_layers, style_size] by 1 - w_avg_beta."""
+        self.w_avg.lerp_(w[:, 0].mean(0).to(self.w_avg.dtype), 1 - self.config.w_avg_beta)
+
+    def forward(
+        self,
+        z: Tensor,
+        labels: Tensor | None = None,
+        *,
+        resolution: Resolution = None,
+        alpha: float = 1.0,
+        psi: float = 1.0,
+        cutoff: int | None = 8,
+        noise: str = "const",
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """z [N, latent_size], labels [N, label_size] or None -> pictures [N, C, H, W] in about [-1, 1].
+
+        `resolution`: a level's side or (height, width), None for the full one. `alpha` below 1 fades that level in over
+        the one below. `psi`, `cutoff`: truncation, see `truncate`. `noise`: "const" (the stored maps), "random" (drawn
+        from `generator`) or "none". Raises UserError for labels or a resolution that do not fit.
+        """
+        w = self.truncate(self.mapping(z, labels), psi, cutoff)
+        return self.synthesis(w, resolution=resolution, alpha=alpha, noise=noise, generator=generator)
+
+
+class DiscriminatorBlock(nn.Module):
+    """One level of D: conv, activation, blur, down-convolution, activation. Halves the resolution."""
+
+    def __init__(self, config: DiscriminatorConfig, level: int):
+        super().__init__()
+        self.activation = config.activation
+        self.conv0 = Conv(fmaps(config, level + 1), fmaps(config, level + 1))
+        self.blur = Blur(config.blur_filter)
+        self.conv1 = Conv(fmaps(config, level + 1), fmaps(config, level), scale="down")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = bias_act(self.conv0(x), self.conv0.bias, act=self.activation, gain=1.0)
+        return bias_act(self.conv1(self.blur(x)), self.conv1.bias, act=self.activation, gain=1.0)
+
+
+class Discriminator(nn.Module):
+    """Pictures -> scores [N, 1]. With labels, the score is the labels' selection from one output a class."""
+
+    def __init__(self, config: DiscriminatorConfig):
+        super().__init__()
+        self.config = config
+        self.from_rgb = nn.ModuleList([FromRGB(config, k) for k in range(config.levels)])
+        self.blocks = nn.ModuleList([DiscriminatorBlock(config, k) for k in range(1, config.levels)])
+        self.tail = DiscriminatorTail(config, max(config.label_size, 1))
+
+    def forward(
+        self, images: Tensor, labels: Tensor | None = None, *, resolution: Resolution = None, alpha: float = 1.0
+    ) -> Tensor:
+        """images [N, C, H, W] in [-1, 1], labels [N, label_size] or None -> scores [N, 1], high for real.
+
+        The level is that of the pictures' size, or `resolution` (larger pictures are box-reduced to it); `alpha` below
+        1 fades it in. Raises UserError for labels or a resolution that do not fit.
+        """
+        labels = check_labels(labels, len(images), self.config.label_size)
+        scores = discriminate(self.config, images, self.from_rgb, self.blocks, self.tail, resolution, alpha)
+        return scores if labels is None else (scores * labels.to(scores.dtype)).sum(1, keepdim=True)

@@ -1,0 +1,105 @@
+"""Operators against the official code's numbers, and their first and second gradients against finite differences."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+
+from stylegen import ops
+
+GOLDEN = Path(__file__).parent / "golden"
+BIAS_ACT = np.load(GOLDEN / "ops_bias_act.npz")
+UPFIRDN = np.load(GOLDEN / "ops_upfirdn2d.npz")
+
+
+def cases(file):
+    return json.loads(str(file["meta"]))["cases"]
+
+
+def options(case, *names):
+    return {name: case[name] for name in names if name in case}
+
+
+@pytest.mark.parametrize("case", cases(BIAS_ACT), ids=lambda case: f"{case['i']:02d}-{case['act']}")
+def test_bias_act_golden(case):
+    x, b, gy, v = (torch.from_numpy(BIAS_ACT[key]).requires_grad_() for key in ("x", "b", "gy", "v"))
+    y = ops.bias_act(x, b if case["use_bias"] else None, **options(case, "act", "alpha", "gain", "clamp"))
+    (gx,) = torch.autograd.grad(y, x, gy, create_graph=True)
+    found = {"y": y, "gx": gx}
+    if case["use_bias"]:
+        (found["gb"],) = torch.autograd.grad(y, b, gy, create_graph=True)
+    (ggx,) = torch.autograd.grad((gx * v).sum(), x, allow_unused=True)
+    found["ggx"] = torch.zeros_like(x) if ggx is None else ggx
+    for key, value in found.items():
+        np.testing.assert_allclose(value.detach().numpy(), BIAS_ACT[f"{case['i']:02d}/{key}"], atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("case", cases(UPFIRDN), ids=lambda case: f"{case['i']:02d}-{case['filter']}")
+def test_upfirdn2d_golden(case):
+    prefix = f"upfirdn/{case['i']:02d}/"
+    x = torch.from_numpy(UPFIRDN["upfirdn/x"]).requires_grad_()
+    f = torch.from_numpy(UPFIRDN[f"{prefix}f"]) if f"{prefix}f" in UPFIRDN.files else None
+    y = ops.upfirdn2d(x, f, **options(case, "up", "down", "padding", "flip_filter", "gain"))
+    np.testing.assert_allclose(y.detach().numpy(), UPFIRDN[f"{prefix}y"], atol=1e-9, rtol=1e-9)
+    (gx,) = torch.autograd.grad(y, x, torch.from_numpy(UPFIRDN[f"{prefix}gy"]))
+    np.testing.assert_allclose(gx.numpy(), UPFIRDN[f"{prefix}gx"], atol=1e-9, rtol=1e-9)
+
+
+def test_upfirdn2d_separable_equals_its_outer_product():
+    x, f = torch.randn(2, 3, 7, 5, dtype=torch.float64), torch.rand(4, dtype=torch.float64)
+    for flip in (False, True):
+        arguments = {"up": 2, "down": (1, 3), "padding": (2, 1, 3, 0), "gain": 1.7, "flip_filter": flip}
+        torch.testing.assert_close(ops.upfirdn2d(x, f, **arguments), ops.upfirdn2d(x, torch.outer(f, f), **arguments))
+
+
+def test_upfirdn2d_refuses_to_leave_nothing():
+    with pytest.raises(ValueError, match="does not fit"):
+        ops.upfirdn2d(torch.zeros(1, 1, 4, 4), torch.ones(3) / 3, padding=-1)
+
+
+def test_adain_epilogue_formula():
+    n, c, h, w = 3, 4, 5, 6
+    x = torch.randn(n, c, h, w, dtype=torch.float64)
+    noise, strength = torch.randn(n, 1, h, w, dtype=torch.float64), torch.randn(c, dtype=torch.float64)
+    bias, style = torch.randn(c, dtype=torch.float64), torch.randn(n, 2 * c, dtype=torch.float64)
+    y = ops.adain_epilogue(x, noise, strength, bias, style)
+    for i in range(n):
+        for k in range(c):
+            plane = (x[i, k] + noise[i, 0] * strength[k] + bias[k]).numpy()
+            plane = np.where(plane < 0, 0.2 * plane, plane)
+            plane = (plane - plane.mean()) / np.sqrt(plane.var() + 1e-8)
+            expected = plane * (style[i, k].item() + 1) + style[i, c + k].item()
+            np.testing.assert_allclose(y[i, k].numpy(), expected, atol=1e-12)
+
+
+def test_second_gradients():
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_()
+
+    x, bias, style = draw(2, 3, 4, 5), draw(3), draw(2, 6)
+    noise, strength = draw(2, 1, 4, 5).detach(), draw(3)
+    f = torch.tensor([0.25, 0.5, 0.25], dtype=torch.float64)
+    functions = [
+        (lambda a, b: ops.bias_act(a, b, act="lrelu"), (x, bias)),
+        (lambda a: ops.upfirdn2d(a, f, up=2, padding=(2, 1)), (x,)),
+        (lambda a: ops.pixel_norm(a), (x,)),
+        (lambda a, s, b, st: ops.adain_epilogue(a, noise, s, b, st), (x, strength, bias, style)),
+    ]
+    for function, inputs in functions:
+        assert gradcheck(function, inputs)
+        assert gradgradcheck(function, inputs)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 3, 1, 1), (1, 1, 7, 3)])
+def test_odd_shapes(shape):
+    x = torch.randn(*shape)
+    c = shape[1]
+    assert ops.bias_act(x, torch.zeros(c), act="lrelu").shape == shape
+    assert ops.upfirdn2d(x, ops.setup_filter([1, 2, 1]), padding=1).shape == shape
+    assert ops.pixel_norm(x).shape == shape
+    assert ops.adain_epilogue(x, None, None, torch.zeros(c), torch.zeros(shape[0], 2 * c)).isfinite().all()
