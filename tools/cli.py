@@ -34,8 +34,9 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
-            close = difflib.get_close_matches(name, COMMANDS) or list(COMMANDS)
-            ctx.fail(f"No such command {name!r}. Did you mean {' or '.join(close)}?")
+            close = difflib.get_close_matches(name, COMMANDS)
+            hint = f"did you mean {' or '.join(close)}?" if close else f"the commands are {', '.join(COMMANDS)}"
+            ctx.fail(f"no such command {name!r}; {hint}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -16,6 +16,9 @@ from typing import Any
 
 import click
 
+from stylegen import assets
+from stylegen.files import atomic_path
+
 PICTURES = "@lobehub/fluent-emoji-3d@1.1.0"
 SUBGROUP_TABLE = "emojibase-data@17.0.0"
 SUBGROUPS = ("person", "person-gesture", "person-role", "person-fantasy")
@@ -60,8 +63,6 @@ def shrink(webp: bytes) -> bytes:
 
 def write_archive(path: Path, pictures: list[bytes], comment: str) -> None:
     """NVIDIA's data set format without labels; fixed dates, so that the same pictures give the same bytes."""
-    from stylegen.files import atomic_path
-
     entries = {f"{i // 1000:05d}/img{i:08d}.png": data for i, data in enumerate(pictures)}
     entries["dataset.json"] = b'{"labels": null}'
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
@@ -84,19 +85,17 @@ def embed_emoji(out: Path | None) -> None:
     """
     from tqdm import tqdm
 
-    import stylegen.assets
-
-    assets = Path(stylegen.assets.__file__).parent
-    out = out or assets / "emoji-people-64.zip"
-    with tempfile.TemporaryDirectory() as folder:
-        table = fetch(SUBGROUP_TABLE, folder)
-        files = fetch(PICTURES, folder)
+    folder = Path(assets.__file__).parent
+    out = out or folder / "emoji-people-64.zip"
+    with tempfile.TemporaryDirectory() as downloads:
+        table = fetch(SUBGROUP_TABLE, downloads)
+        files = fetch(PICTURES, downloads)
     emoji, groups = json.loads(table["en/data.json"]), json.loads(table["meta/groups.json"])
     wanted = people(emoji, groups["subgroups"])
     chosen = sorted(name for name in files if name.startswith("assets/") and key(Path(name).stem) in wanted)
     assert len(chosen) == COUNT, f"{len(chosen)} people in {PICTURES}, expected {COUNT}"
     pictures = [shrink(files[name]) for name in tqdm(chosen, desc="people", unit="img")]
-    write_archive(out, pictures, (assets / "emoji-people-64.txt").read_text(encoding="utf-8"))
+    write_archive(out, pictures, (folder / "emoji-people-64.txt").read_text(encoding="utf-8"))
     click.echo(f"{out}: {COUNT} pictures, {out.stat().st_size / 2**20:.1f} MiB")
 
 
