@@ -1,7 +1,7 @@
 """Presets: functions that return a Config for given pictures."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from typing import Any
 
 from .config import (
     Config,
@@ -33,3 +33,167 @@ _PROGAN_LR: dict[int, dict[int, float]] = {
     8: _STYLEGAN_LR,
 }
 _TICK: dict[int, float] = {4: 160, 8: 140, 16: 120, 32: 100, 64: 80, 128: 60, 256: 40, 512: 30, 1024: 20}
+
+
+def stylegan_1024(size: Size, channels: int, label_size: int, gpus: int = 1) -> Config:
+    """StyleGAN as published (Karras et al. 2019): configuration F for FFHQ and CelebA-HQ at 1024x1024."""
+    base, levels = base_of(size)
+    table = _table(gpus)
+    return Config(
+        preset="stylegan-1024",
+        generator=GeneratorConfig(base=base, levels=levels, channels=channels, label_size=label_size),
+        discriminator=DiscriminatorConfig(base=base, levels=levels, channels=channels, label_size=label_size),
+        schedule=ScheduleConfig(
+            batch=_BATCH[table],
+            batch_default=_BATCH_DEFAULT[table],
+            gpus=gpus,
+            lr=_STYLEGAN_LR,
+            tick_kimg=_TICK,
+        ),
+        loss=LossConfig(r1_gamma=10.0, mixing_probability=0.9),
+        optimizer=OptimizerConfig(),
+        output=OutputConfig(),
+    )
+
+
+def progan_1024(size: Size, channels: int, label_size: int, gpus: int = 1) -> Config:
+    """ProGAN as published (Karras et al. 2018), with the schedule of its second release, for 1024x1024."""
+    base, levels = base_of(size)
+    table = _table(gpus)
+    family: dict[str, Any] = {
+        "family": "progan",
+        "base": base,
+        "levels": levels,
+        "channels": channels,
+        "label_size": label_size,
+        "fused_scale": "on",
+        "blur_filter": (),
+    }
+    return Config(
+        preset="progan-1024",
+        generator=GeneratorConfig(pixel_norm=True, **family),
+        discriminator=DiscriminatorConfig(**family),
+        schedule=ScheduleConfig(
+            initial_level=0,
+            total_kimg=12000.0,
+            batch=_BATCH[table],
+            batch_default=_BATCH_DEFAULT[table],
+            batch_max_per_gpu={256: 16, 512: 8, 1024: 4},
+            gpus=gpus,
+            lr=_PROGAN_LR[table],
+            tick_kimg=_TICK | {512: 20, 1024: 10},
+        ),
+        loss=LossConfig(objective="wasserstein", gp_weight=10.0, gp_target=1.0, drift=0.001, acgan_weight=1.0),
+        optimizer=OptimizerConfig(),
+        training=TrainingConfig(ema_half_life_kimg=0.0, ema_beta=0.999),
+        output=OutputConfig(),
+    )
+
+
+def small_32(size: Size, channels: int, label_size: int, gpus: int = 1) -> Config:
+    """A reduced StyleGAN for 32x32 pictures on a CPU."""
+    schedule = ScheduleConfig(
+        initial_level=0,
+        hold_kimg=8.0,
+        fade_kimg=8.0,
+        total_kimg=400.0,
+        batch_default=32,
+        gpus=gpus,
+        lr_default=0.002,
+    )
+    return _small("small-32", size, channels, label_size, schedule, fmap_base=512, fmap_max=64, penalty_interval=8)
+
+
+def small_64(size: Size, channels: int, label_size: int, gpus: int = 1) -> Config:
+    """A reduced StyleGAN for 64x64 pictures on a CPU."""
+    schedule = ScheduleConfig(
+        initial_level=1,
+        hold_kimg=12.0,
+        fade_kimg=12.0,
+        total_kimg=500.0,
+        batch={64: 16},
+        batch_default=32,
+        gpus=gpus,
+        lr_default=0.002,
+    )
+    return _small("small-64", size, channels, label_size, schedule, fmap_base=1024, fmap_max=96, penalty_interval=8)
+
+
+def small_128(size: Size, channels: int, label_size: int, gpus: int = 1) -> Config:
+    """A reduced StyleGAN for 128x128 pictures on a CPU or one small GPU."""
+    schedule = ScheduleConfig(
+        initial_level=1,
+        hold_kimg=20.0,
+        fade_kimg=20.0,
+        total_kimg=1000.0,
+        batch={64: 16, 128: 16},
+        batch_default=32,
+        gpus=gpus,
+        lr_default=0.002,
+    )
+    return _small("small-128", size, channels, label_size, schedule, fmap_base=2048, fmap_max=128, penalty_interval=8)
+
+
+PRESETS: dict[str, Callable[[Size, int, int, int], Config]] = {
+    "stylegan-1024": stylegan_1024,
+    "progan-1024": progan_1024,
+    "small-32": small_32,
+    "small-64": small_64,
+    "small-128": small_128,
+}
+
+
+def preset(name: str, size: Size, channels: int, label_size: int, gpus: int = 1) -> Config:
+    """The named preset for pictures of `size` (height, width) in pixels.
+
+    Raises UserError for an unknown name, no GPU (on a CPU `gpus` is 1), or a size that cannot grow.
+    """
+    if name not in PRESETS:
+        raise UserError(f"unknown preset {name!r}; accepted: {', '.join(PRESETS)}")
+    if gpus < 1:
+        raise UserError(f"gpus is {gpus}; accepted: 1 and more (1 on a CPU)")
+    return PRESETS[name](size, channels, label_size, gpus)
+
+
+def default_gamma(size: Size, batch: int) -> float:
+    """R1 gamma for final pictures of `size` trained in batches of `batch`: 0.0002 * pixels / batch.
+
+    The heuristic of StyleGAN2-ADA (Karras et al. 2020, appendix C: gamma proportional to pixels and 1 / batch).
+    """
+    return 0.0002 * size[0] * size[1] / batch
+
+
+def _small(
+    name: str,
+    size: Size,
+    channels: int,
+    label_size: int,
+    schedule: ScheduleConfig,
+    *,
+    fmap_base: int,
+    fmap_max: int,
+    penalty_interval: int,
+) -> Config:
+    base, levels = base_of(size)
+    shared: dict[str, Any] = {
+        "base": base,
+        "levels": levels,
+        "channels": channels,
+        "label_size": label_size,
+        "fmap_base": fmap_base,
+        "fmap_max": fmap_max,
+    }
+    batch = int(schedule.batch.get(2 << levels, schedule.batch_default))
+    return Config(
+        preset=name,
+        generator=GeneratorConfig(latent_size=128, style_size=128, mapping_layers=4, mapping_width=128, **shared),
+        discriminator=DiscriminatorConfig(**shared),
+        schedule=schedule,
+        loss=LossConfig(r1_gamma=default_gamma(size, batch), penalty_interval=penalty_interval, mixing_probability=0.9),
+        optimizer=OptimizerConfig(),
+        output=OutputConfig(snapshot_kimg=50.0, preview_kimg=2.0),
+    )
+
+
+def _table(gpus: int) -> int:
+    return max(count for count in _BATCH if count <= gpus)
