@@ -1,0 +1,17 @@
+"""What every test runs under; set in the environment, so that subprocesses are under it too."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # torch reads it when it is imported; tensors here are small
+os.environ.pop("STYLEGEN_DEBUG", None)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Level caches of the tests stay out of the user's cache folder."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    return folder
