@@ -1,0 +1,225 @@
+"""A data set of equal pictures, and the loader that turns it into stage-sized batches."""
+
+import io
+import typing
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from stylegen.config import size_text
+from stylegen.errors import UserError
+
+from . import pictures
+from .levels import MAX_SIDE, box_reduce, open_levels
+from .listing import LABEL_FILE, Labels, Listing, folder_labels, open_listing, read_labels
+from .pictures import Pixels, Size
+from .rng import key
+from .threads import in_order
+
+if typing.TYPE_CHECKING:
+    import torch
+
+    Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class Dataset:
+    """Pictures of one size and number of channels, with or without labels; made by `open_dataset`.
+
+    size (height, width), channels 1, 3 or 4, labels int64 [N] or float32 [N, L] or None, label_size (0 without labels),
+    class_names or None, digest: hex digits that change with the content.
+    """
+
+    def __init__(self, listing: Listing, names: list[str], full_size: Size, channels: int, size: Size):
+        self.path = Path(listing.path).absolute()
+        self.names = names
+        self.full_size, self.size, self.channels = full_size, size, channels
+        self.reduction = (full_size[0] // size[0]).bit_length() - 1
+        self.labels: Labels | None
+        self.class_names: list[str] | None
+        self.labels, self.class_names = read_labels(listing, names)
+        if self.labels is None and (found := folder_labels(names)) and listing.archive is None:
+            self.labels, self.class_names = found
+        extra = [LABEL_FILE] if LABEL_FILE in listing.stamps else []
+        self.digest = listing.digest(names + extra)
+        self._listing = listing
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def label_size(self) -> int:
+        """Length of a label vector; the number of classes where labels are indices; 0 without labels."""
+        if self.labels is None:
+            return 0
+        if self.labels.ndim == 2:
+            return self.labels.shape[1]
+        return max(int(self.labels.max(initial=-1)) + 1, len(self.class_names or ()))
+
+    def read(self, i: int, reduction: int = 0) -> Pixels:
+        """Picture i, uint8 [C, H, W] of `size` or box-reduced by a further 2^reduction. Raises UserError."""
+        return box_reduce(self.read_full(i), self.reduction + reduction)
+
+    def read_full(self, i: int) -> Pixels:
+        """Picture i as stored, uint8 [C, H, W] of `full_size`. Raises UserError where it is broken or does not fit."""
+        name = self.names[i]
+        remedy = f"see `stylegen dataset check {self.path}`"
+        try:
+            image = pictures.decode(io.BytesIO(self._listing.read(name)))
+        except Exception as error:  # Pillow's decoders and zipfile raise many kinds on damaged data
+            raise UserError(f"{name} in {self.path} is broken ({one_line(error)}); {remedy}") from error
+        size, channels = (image.height, image.width), pictures.CHANNELS[image.mode]
+        if (size, channels) != (self.full_size, self.channels):
+            found, first = _describe(size, channels), _describe(self.full_size, self.channels)
+            raise UserError(f"{name} in {self.path} is {found}, the data set's first picture {first}; {remedy}")
+        return pictures.to_pixels(image.convert(pictures.MODES[channels]))
+
+    def label_vectors(self, indices: np.ndarray) -> np.ndarray:
+        """Labels of some pictures as float32 [n, label_size]: one-hot, or the vectors themselves."""
+        if self.labels is None:
+            return np.zeros((len(indices), 0), np.float32)
+        labels = self.labels[indices]
+        return labels if labels.ndim == 2 else np.eye(self.label_size, dtype=np.float32)[labels]
+
+
+def open_dataset(path: str | Path, *, size: Size | None = None) -> Dataset:
+    """A zip of `stylegen dataset build` or of StyleGAN's tools, or a plain folder of equal pictures.
+
+    size: (height, width) to train at, the pictures' own divided by a power of two; None: their own. Raises UserError.
+    """
+    path = Path(path)
+    build = f"`stylegen dataset build {path} --dest {path.name.split('.')[0] or 'data'}.zip --size 64`"
+    if not path.exists():
+        raise UserError(f"no data at {path}; give a zip made by `stylegen dataset build`, or a folder of pictures")
+    if path.is_file() and path.suffix.lower() != ".zip":
+        raise UserError(f"{path} is neither a folder nor a zip; turn it into a data set with {build}")
+    listing = open_listing(path)
+    names = [name for name in listing.names if name.lower().endswith(pictures.SUFFIXES)]
+    if not names:
+        raise UserError(f"no pictures in {path}; make a data set from what it holds with {build}")
+    built = listing.archive is not None and LABEL_FILE in listing.stamps
+    (full_size, channels) = _agree(listing, names[:1] if built else names, build)
+    if size and not any(size == (full_size[0] >> k, full_size[1] >> k) for k in range(_halvings(full_size) + 1)):
+        accepted = [size_text((full_size[0] >> k, full_size[1] >> k)) for k in range(_halvings(full_size) + 1)]
+        remedy = build.replace("--size 64", f"--size {size_text(size)}")
+        raise UserError(
+            f"{path} holds {accepted[0]} pictures, which can train at {', '.join(accepted)}, not at {size_text(size)}; "
+            f"make a data set of that size with {remedy}"
+        )
+    return Dataset(listing, names, full_size, channels, size or full_size)
+
+
+def _agree(listing: Listing, names: list[str], build: str) -> tuple[Size, int]:
+    def look(name: str) -> tuple[Size, int]:
+        try:
+            with listing.open(name) as file:
+                size, mode = pictures.header(file)
+        except Exception as error:  # Pillow's parsers raise many kinds on damaged data
+            raise UserError(
+                f"{name} in {listing.path} is not a picture ({one_line(error)}); remove it, or leave that to {build}"
+            ) from error
+        return size, pictures.CHANNELS[mode]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of pictures that are odd but good
+        found = Counter(in_order(look, names, 4))
+    if len(found) > 1:
+        kinds = ", ".join(f"{_describe(*kind)} ({count})" for kind, count in found.most_common(5))
+        more = f" and {len(found) - 5} more kinds" if len(found) > 5 else ""
+        raise UserError(f"{listing.path} mixes pictures of {kinds}{more}; make them equal with {build}")
+    return next(iter(found))
+
+
+def _describe(size: Size, channels: int) -> str:
+    return f"{size_text(size)} {({1: 'gray', 3: 'rgb', 4: 'rgba'})[channels]}"
+
+
+def _halvings(size: Size) -> int:
+    return min((side & -side).bit_length() - 1 for side in size)
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's text without line breaks and without the names of in-memory buffers."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "not a known picture format" if text.startswith("cannot identify image file") else text[:200]
+
+
+class Loader:
+    """Batches at any level, as a pure function of (seed, images_seen, n, level).
+
+    Item i of a batch is picture order(epoch)[position], where images_seen + i = epoch * len(dataset) + position.
+    Levels up to 128 px come from the level cache, larger ones are decoded by `workers` threads, which also prepare the
+    likely next batch; 0 workers: none, the same batches later. mirror: flips half of the samples. cond: with labels.
+    """
+
+    def __init__(
+        self, dataset: Dataset, *, base: Size, levels: int, seed: int, mirror: bool, cond: bool, workers: int = 2
+    ):
+        if dataset.size != (base[0] << (levels - 1), base[1] << (levels - 1)):
+            top = size_text((base[0] << (levels - 1), base[1] << (levels - 1)))
+            raise UserError(f"{dataset.path} holds pictures of {size_text(dataset.size)}, the network makes {top}")
+        if cond and dataset.labels is None:
+            raise UserError(
+                f"{dataset.path} has no labels: train without --cond, or rebuild it with `stylegen dataset build "
+                "... --labels folders` (a class a sub-folder) or --labels FILE"
+            )
+        self.dataset, self.levels, self.seed, self.mirror, self.cond = dataset, levels, seed, mirror, cond
+        small = [k for k in range(levels) if max(dataset.size) >> k <= MAX_SIDE]
+        self._cache = open_levels(dataset, small, max(1, workers))
+        self._order: Callable[[int], np.ndarray] = lru_cache(maxsize=2)(self._permutation)
+        self._decoders = ThreadPoolExecutor(workers, "decode") if workers else None
+        self._ahead = ThreadPoolExecutor(1, "prefetch") if workers else None
+        self._next: tuple[tuple[int, int, int, int, int], Future[Batch]] | None = None
+
+    def batch(self, images_seen: int, n: int, level: int, part: slice = slice(None)) -> "Batch":
+        """(uint8 [n, C, h, w], labels float32 [n, label_size or 0]); `part` loads only that slice of the batch."""
+        start, stop, step = part.indices(n)
+        if step != 1:
+            raise ValueError(f"part must be a contiguous slice, not {part}")
+        wanted = (images_seen, n, level, start, stop)
+        future = self._next[1] if self._next and self._next[0] == wanted else None
+        result = future.result() if future else self._load(*wanted)
+        if self._ahead:
+            following = (images_seen + n, n, level, start, stop)
+            self._next = (following, self._ahead.submit(self._load, *following))
+        return result
+
+    def close(self) -> None:
+        """Stops the threads."""
+        for pool in (self._ahead, self._decoders):
+            if pool:
+                pool.shutdown(cancel_futures=True)
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        return np.random.Generator(np.random.PCG64(key(self.seed, "order", epoch))).permutation(len(self.dataset))
+
+    def _load(self, images_seen: int, n: int, level: int, start: int, stop: int) -> "Batch":
+        import torch
+
+        seen = range(images_seen + start, images_seen + stop)
+        epochs = [divmod(index, len(self.dataset)) for index in seen]
+        picked = np.array([self._order(epoch)[position] for epoch, position in epochs], np.int64)
+        reduction = self.levels - 1 - level
+        if reduction in self._cache:
+            pixels = np.asarray(self._cache[reduction][picked])
+        else:
+            run = self._decoders.map if self._decoders else map
+            height, width = (side >> reduction for side in self.dataset.size)
+            pixels = np.empty((len(picked), self.dataset.channels, height, width), np.uint8)
+            for i, picture in enumerate(run(lambda index: self.dataset.read(index, reduction), picked)):
+                pixels[i] = picture
+        if self.mirror:
+            flips = np.array([key(self.seed, "mirror", index) & 1 for index in seen], bool)
+            pixels[flips] = pixels[flips][..., ::-1]
+        labels = self.dataset.label_vectors(picked) if self.cond else np.zeros((len(picked), 0), np.float32)
+        return torch.from_numpy(pixels), torch.from_numpy(labels)
