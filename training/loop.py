@@ -1,0 +1,168 @@
+"""The training loop: from a config and data to a run folder, interrupted and resumed at will."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stylegen import __version__, config as configs
+from stylegen.checkpoint import save_network
+from stylegen.config import Config
+from stylegen.errors import UserError
+from stylegen.files import remove_leftovers, write_atomic
+
+from .dataset import Dataset, Loader
+from .report import Reporter, preview, save_reals, stage_text
+from .schedule import Stage, due, stage_at, total_images
+from .state import STATE_NAME, TrainState, fresh
+from .step import Stats, iterate
+
+SAVE_EVERY_SEC = 300.0
+FIRST_PREVIEW_SEC = 30.0
+
+
+def train(config: Config, run_dir: Path, dataset: Dataset, *, device: torch.device, workers: int = 2) -> TrainState:
+    """Trains until `config.schedule.total_kimg`, going on with the state in `run_dir` if there is one.
+
+    Writes config.json, log.txt, stats.jsonl, reals.png, previews, networks and state.ckpt into `run_dir`. SIGINT and
+    SIGTERM finish the iteration and save. Raises UserError for a state that does not fit and for a non-finite loss,
+    OSError where a file cannot be written; the last saved state stays in every case.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(run_dir)
+    state = fresh(config, device)
+    if (run_dir / STATE_NAME).exists():
+        state.load(run_dir / STATE_NAME)
+        state.config = config
+    write_atomic(run_dir / "config.json", json.dumps(configs.to_dict(config), indent=2) + "\n")
+    (run_dir / "previews").mkdir(exist_ok=True)
+    g = config.generator
+    loader = Loader(
+        dataset,
+        base=g.base,
+        levels=g.levels,
+        seed=config.training.seed,
+        mirror=config.training.mirror,
+        cond=g.label_size > 0,
+        workers=workers,
+    )
+    reporter = Reporter(config, run_dir, state.images_seen)
+    try:
+        with loader, _stop_signals() as stop:
+            _begin(state, run_dir, loader, reporter)
+            _run(state, run_dir, loader, reporter, stop)
+    finally:
+        reporter.close()
+    return state
+
+
+def _run(state: TrainState, run_dir: Path, loader: Loader, reporter: Reporter, stop: threading.Event) -> None:
+    config, total = state.config, total_images(state.config)
+    started = last_save = time.monotonic()
+    shown_early = False
+    while state.images_seen < total and not stop.is_set():
+        before = state.images_seen
+        stage = stage_at(config, before)
+        stats = iterate(state, loader)
+        _check_finite(config, stage, stats, run_dir, before)
+        seen, now = state.images_seen, time.monotonic()
+        reporter.add(config, stage, stats, seen)
+        ends = seen >= total or stop.is_set()
+        if due(stage.tick, before, seen) or ends:
+            reporter.report(stage, seen)
+        early = not shown_early and now - started > FIRST_PREVIEW_SEC
+        if due(1000 * config.output.preview_kimg, before, seen) or early or ends:
+            preview(state, preview_path(run_dir, seen))
+            shown_early = True
+        snapshot = due(1000 * config.output.snapshot_kimg, before, seen) or ends
+        if snapshot:
+            save_snapshot(state, run_dir)
+        if snapshot or now - last_save > SAVE_EVERY_SEC:
+            state.save(run_dir / STATE_NAME)
+            last_save = time.monotonic()
+    done = "Finished" if state.images_seen >= total else "Stopped; go on with --resume,"
+    reporter.log(f"{done} at {state.images_seen / 1000:g} kimg. State: {run_dir / STATE_NAME}")
+
+
+def _begin(state: TrainState, run_dir: Path, loader: Loader, reporter: Reporter) -> None:
+    config, seen = state.config, state.images_seen
+    stage = stage_at(config, seen)
+    verb = f"Resuming at {seen / 1000:g}" if seen else "Training from 0"
+    size = configs.size_text(configs.resolution_of(config.generator, config.generator.levels - 1))
+    reporter.log(
+        f"{verb} of {config.schedule.total_kimg:g} kimg: {config.preset}, {len(loader.dataset)} pictures at {size}, "
+        f"{config.generator.channels} channels, {state.device}, now {stage_text(config, stage)}. "
+        f"Previews: {run_dir / 'previews'}"
+    )
+    if not (run_dir / "reals.png").exists():
+        save_reals(config, loader, run_dir / "reals.png")
+    if seen == 0:
+        preview(state, preview_path(run_dir, 0))
+
+
+def preview_path(run_dir: Path, images_seen: int) -> Path:
+    """previews/kimg-000012.400.png"""
+    return run_dir / "previews" / f"kimg-{images_seen / 1000:010.3f}.png"
+
+
+def save_snapshot(state: TrainState, run_dir: Path) -> Path:
+    """Writes network-KIMG.safetensors (G_ema with its provenance) and drops those past the retention. Raises OSError."""
+    config, stage = state.config, stage_at(state.config, state.images_seen)
+    provenance: dict[str, Any] = {
+        "preset": config.preset,
+        "images_seen": state.images_seen,
+        "kimg": state.images_seen / 1000,
+        "level": stage.level,
+        "resolution": list(stage.resolution),
+        "alpha": stage.alpha,
+        "seed": config.training.seed,
+        "data_digest": config.training.data_digest,
+        "stylegen": __version__,
+        "torch": torch.__version__.split("+")[0],
+    }
+    path = run_dir / f"network-{state.images_seen // 1000:06d}.safetensors"
+    save_network(path, state.G_ema, provenance)
+    if config.output.keep_networks:
+        for old in sorted(run_dir.glob("network-*.safetensors"))[: -config.output.keep_networks]:
+            old.unlink()
+    return path
+
+
+def _check_finite(config: Config, stage: Stage, stats: Stats, run_dir: Path, images_seen: int) -> None:
+    bad = [name for name, value in stats.items() if not torch.isfinite(value).all()]
+    if bad:
+        kept = run_dir / STATE_NAME
+        state = f"the last good state is kept in {kept}" if kept.exists() else "no state had been saved yet"
+        raise UserError(
+            f"{', '.join(bad)} became non-finite at {images_seen / 1000:g} kimg ({stage_text(config, stage)}); {state}; "
+            "try a lower --lr or a higher --gamma in a new --out"
+        )
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set; a second signal ends the process at once."""
+    stop = threading.Event()
+
+    def handle(number: int, frame: object) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+        os.write(2, b"\nFinishing this step and saving; once more to quit at once.\n")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,106 @@
+"""Everything that changes during a run, in one object that is saved and loaded whole."""
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from stylegen import __version__, config as configs
+from stylegen.checkpoint import load_tensors, read_metadata, save_tensors
+from stylegen.config import Config
+from stylegen.errors import UserError
+from stylegen.networks import build_discriminator, build_generator
+
+from . import optim, rng
+from .schedule import stage_at
+
+FORMAT, VERSION = "stylegen-state", "1"
+STATE_NAME = "state.ckpt"
+
+
+@dataclass
+class TrainState:
+    """The networks, their average, the optimizers, and how many real images D has seen."""
+
+    config: Config
+    G: nn.Module
+    D: nn.Module
+    G_ema: nn.Module
+    opt_g: torch.optim.Optimizer
+    opt_d: torch.optim.Optimizer
+    images_seen: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.G.parameters()).device
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the state by name; they share memory with the state."""
+        named: dict[str, Tensor] = {}
+        for prefix, module in (("G", self.G), ("D", self.D), ("G_ema", self.G_ema)):
+            named |= {f"{prefix}/{name}": tensor for name, tensor in module.state_dict().items()}
+        for prefix, optimizer, module in (("opt_g", self.opt_g, self.G), ("opt_d", self.opt_d, self.D)):
+            moments = optim.state_tensors(optimizer, list(module.named_parameters()))
+            named |= {f"{prefix}/{name}": tensor for name, tensor in moments.items()}
+        return named
+
+    def save(self, path: Path) -> None:
+        """Writes the state to `path`, whole or not at all. Raises OSError."""
+        metadata = {
+            "format": FORMAT,
+            "version": VERSION,
+            "stylegen": __version__,
+            "images_seen": str(self.images_seen),
+            "config": json.dumps(configs.to_dict(self.config)),
+        }
+        save_tensors(path, self.tensors(), metadata)
+
+    def load(self, path: Path) -> None:
+        """Goes on from a saved state, bit for bit. Raises UserError for a file that does not fit, OSError."""
+        tensors, metadata = load_tensors(path)
+        saved, self.images_seen = parse_state(path, metadata)
+        if lines := configs.difference(self.config, saved):
+            raise UserError(f"{path} belongs to another configuration ({'; '.join(lines)}); choose another --out")
+        try:
+            for prefix, module in (("G", self.G), ("D", self.D), ("G_ema", self.G_ema)):
+                module.load_state_dict(_part(tensors, prefix))
+            for prefix, optimizer, module in (("opt_g", self.opt_g, self.G), ("opt_d", self.opt_d, self.D)):
+                optim.load_state_tensors(optimizer, list(module.named_parameters()), _part(tensors, prefix))
+        except (RuntimeError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path} does not fit its own config ({reason}); start again with another --out") from error
+
+
+def fresh(config: Config, device: torch.device) -> TrainState:
+    """The state of a run that starts: weights drawn from the seed, on the CPU, so that every device begins alike."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(rng.key(config.training.seed, "weights"))
+        G, D = build_generator(config.generator), build_discriminator(config.discriminator)
+    G, D = G.to(device), D.to(device)
+    G_ema = copy.deepcopy(G).eval().requires_grad_(False)
+    lr = stage_at(config, 0).lr
+    opt_g, opt_d = (optim.build(module.parameters(), config.optimizer, lr) for module in (G, D))
+    return TrainState(config, G, D, G_ema, opt_g, opt_d)
+
+
+def parse_state(path: Path, metadata: dict[str, str]) -> tuple[Config, int]:
+    """(config, images seen) from a state file's metadata; `path` is for messages. Raises UserError."""
+    if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
+        given = f"{metadata.get('format', 'nothing known')} {metadata.get('version', '')}".strip()
+        raise UserError(f"{path} holds {given}, expected {FORMAT} {VERSION}; choose another --out")
+    try:
+        return configs.from_dict(Config, json.loads(metadata["config"])), int(metadata["images_seen"])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path}: its config cannot be read ({error}); choose another --out") from error
+
+
+def saved_config(path: Path) -> tuple[Config, int]:
+    """(config, images seen) of a state file, without reading its tensors. Raises UserError, OSError."""
+    return parse_state(path, read_metadata(path))
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}/")}
