@@ -42,8 +42,11 @@ def official(run: str, resolution: int) -> Config:
     return preset(name, size, 3, 0, gpus=int(run.removeprefix("v2-")[0]))
 
 
+RUNS = ["1gpu", "2gpu", "4gpu", "8gpu", "v1-1gpu", "v2-1gpu", "v2-2gpus", "v2-4gpus", "v2-8gpus"]
+
+
 @pytest.mark.parametrize("resolution", [128, 256, 1024])
-@pytest.mark.parametrize("run", "1gpu 2gpu 4gpu 8gpu v1-1gpu v2-1gpu v2-2gpus v2-4gpus v2-8gpus".split())
+@pytest.mark.parametrize("run", RUNS)
 def test_official_schedules(run: str, resolution: int) -> None:
     golden = np.load(GOLDEN / ("sched_progan.npz" if run.startswith("v") else "sched_sg1.npz"))
     config = official(run, resolution)

@@ -1,0 +1,97 @@
+"""Optimizers as the official code has them: epsilon placed as in TensorFlow, non-finite updates skipped whole."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, Optimizer, RMSprop
+
+from stylegen.config import OptimizerConfig
+
+NamedParameters = Iterable[tuple[str, nn.Parameter]]
+
+
+def build(parameters: Iterable[Tensor], cfg: OptimizerConfig, lr: float) -> Optimizer:
+    """Adam (Kingma and Ba 2015), RMSprop (as for the WGAN of Arjovsky et al. 2017) or SGD with momentum.
+
+    Update it with `step` of this module, not with its own.
+    """
+    parameters = list(parameters)
+    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
+    makers: dict[str, Callable[[], Optimizer]] = {
+        "adam": lambda: Adam(parameters, lr, betas=(cfg.beta1, cfg.beta2), eps=cfg.eps, fused=fused),
+        "rmsprop": lambda: RMSprop(parameters, lr, alpha=cfg.beta2, eps=cfg.eps),
+        "sgd": lambda: SGD(parameters, lr, momentum=cfg.beta1, fused=fused),
+    }
+    optimizer = makers[cfg.name]()
+    if cfg.name == "adam":
+        for group in optimizer.param_groups:
+            group.update(tf_eps=cfg.eps, updates=0)
+    return optimizer
+
+
+def step(optimizer: Optimizer) -> bool:
+    """Applies the gradients at hand; False, with nothing changed, if any of them is not finite.
+
+    Adam: TensorFlow computes lr * sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + eps) at update t (the form that
+    ends section 2 of Kingma and Ba 2015), which is PyTorch's with eps / sqrt(1 - beta2^t). t counts updates since
+    `reset`: it is the same for all parameters in use as long as those change only where the moments are reset.
+    """
+    if not _finite([p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]):
+        return False
+    for group in optimizer.param_groups:
+        if "tf_eps" in group:
+            group["updates"] += 1
+            group["eps"] = group["tf_eps"] / math.sqrt(1 - group["betas"][1] ** group["updates"])
+    optimizer.step()
+    return True
+
+
+def reset(optimizer: Optimizer) -> None:
+    """Forgets moments and update counts, as if newly built."""
+    optimizer.state.clear()
+    for group in optimizer.param_groups:
+        if "updates" in group:
+            group["updates"] = 0
+
+
+def set_lr(optimizer: Optimizer, lr: float) -> None:
+    """Sets the learning rate of every parameter."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def state_tensors(optimizer: Optimizer, named_parameters: NamedParameters) -> dict[str, Tensor]:
+    """Moments and update counts, named "<parameter>.<moment>"; with the parameters, all that the next step needs."""
+    return {
+        f"{name}.{moment}": value
+        for name, parameter in named_parameters
+        for moment, value in optimizer.state.get(parameter, {}).items()
+        if value is not None
+    }
+
+
+def load_state_tensors(optimizer: Optimizer, named_parameters: NamedParameters, tensors: Mapping[str, Tensor]) -> None:
+    """Replaces the optimizer's state by what `state_tensors` returned: it goes on as if never interrupted."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    index = {id(parameter): i for i, parameter in enumerate(parameters)}
+    names = {name: index[id(parameter)] for name, parameter in named_parameters if id(parameter) in index}
+    state: dict[int, dict[str, Tensor]] = {}
+    updates = 0
+    for key, value in tensors.items():
+        name, _, moment = key.rpartition(".")
+        state.setdefault(names[name], {})[moment] = value.clone()
+        if moment == "step":
+            updates = max(updates, int(value))
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    for group in optimizer.param_groups:
+        if "updates" in group:
+            group["updates"] = updates
+
+
+def _finite(tensors: list[Tensor]) -> bool:
+    """Whether every element is. A sum is the cheapest test; where it overflows, look closer."""
+    if not tensors or bool(torch.stack([t.sum() for t in tensors]).sum().isfinite()):
+        return True
+    return all(bool(t.isfinite().all()) for t in tensors)
