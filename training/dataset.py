@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from stylegen.assets import data_path, embedded_data
 from stylegen.config import size_text
 from stylegen.errors import UserError
 
 from . import pictures
 from .levels import MAX_SIDE, box_reduce, open_levels
-from .listing import LABEL_FILE, Labels, Listing, folder_labels, open_listing, read_labels
+from .listing import LABEL_FILE, Labels, Listing, folder_labels, one_line, open_listing, read_labels
 from .pictures import Pixels, Size
 from .rng import key
 from .threads import in_order
@@ -87,14 +88,19 @@ class Dataset:
 
 
 def open_dataset(path: str | Path, *, size: Size | None = None) -> Dataset:
-    """A zip of `stylegen dataset build` or of StyleGAN's tools, or a plain folder of equal pictures.
+    """A zip of `stylegen dataset build` or of StyleGAN's tools, a plain folder of equal pictures, or an embedded name.
 
     size: (height, width) to train at, the pictures' own divided by a power of two; None: their own. Raises UserError.
     """
     path = Path(path)
+    if not path.exists():
+        path = data_path(str(path)) or path
     build = f"`stylegen dataset build {path} --dest {path.name.split('.')[0] or 'data'}.zip --size 64`"
     if not path.exists():
-        raise UserError(f"no data at {path}; give a zip made by `stylegen dataset build`, or a folder of pictures")
+        raise UserError(
+            f"no data at {path}; accepted: a zip made by `stylegen dataset build`, a folder of equal pictures, "
+            f"or the name of an embedded data set ({', '.join(embedded_data())})"
+        )
     if path.is_file() and path.suffix.lower() != ".zip":
         raise UserError(f"{path} is neither a folder nor a zip; turn it into a data set with {build}")
     listing = open_listing(path)
@@ -140,12 +146,6 @@ def _describe(size: Size, channels: int) -> str:
 
 def _halvings(size: Size) -> int:
     return min((side & -side).bit_length() - 1 for side in size)
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's text without line breaks and without the names of in-memory buffers."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return "not a known picture format" if text.startswith("cannot identify image file") else text[:200]
 
 
 class Loader:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stylegen.assets import data_path
 from stylegen.config import size_text
 
 from .threads import in_order, progress
@@ -52,7 +53,10 @@ def open_levels(dataset: "Dataset", reductions: list[int], workers: int) -> Leve
     """The cached levels: found, or built beside the data set, else in the user cache, else in memory with a warning."""
     if not reductions:
         return {}
-    places = [folder / _name(dataset, reductions) for folder in (dataset.path.parent, _user_cache())]
+    folders = [_user_cache()]
+    if data_path(dataset.path.stem) != dataset.path:  # nothing is written into the installed package
+        folders.insert(0, dataset.path.parent)
+    places = [folder / _name(dataset, reductions) for folder in folders]
     for place in places:
         if (levels := _load(place, dataset, reductions)) is not None:
             return levels

@@ -113,6 +113,12 @@ def folder_labels(names: list[str]) -> tuple[Labels, list[str]] | None:
     return np.array([index[top] for top in tops], np.int64), classes
 
 
+def one_line(error: BaseException) -> str:
+    """An exception's text without line breaks and without the names of in-memory buffers."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "not a picture of a known format" if text.startswith("cannot identify image file") else text[:200]
+
+
 def _walk(root: Path) -> dict[str, tuple[int, ...]]:
     found = {}
     for folder, subfolders, files in os.walk(root, followlinks=True):

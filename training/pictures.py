@@ -76,29 +76,31 @@ def enlargement(source: Size, target: Size, how: str) -> float:
     return 1.0 if 1 <= scale < 2 else scale
 
 
-def fit(image: Image.Image, size: Size, how: str, background: Color) -> Image.Image:
-    """`image` at (height, width), by Lanczos: "crop" to the middle, "pad" with a border, or "stretch".
+def fit(image: Image.Image, size: Size, how: str) -> Image.Image:
+    """`image` scaled by Lanczos to (height, width): its middle ("crop"), distorted ("stretch"), or inside it ("pad").
 
-    "pad" leaves the pixels of a picture that fits inside and is more than half as large as they are.
+    "pad" leaves the border to `center`, and a picture that fits inside and is more than half as large as it is.
     """
     target = (size[1], size[0])
-    if how == "crop":
-        width, height = image.size
-        scale = min(width / target[0], height / target[1])
-        crop = max(1, round(target[0] * scale)), max(1, round(target[1] * scale))
-        left, top = (width - crop[0]) // 2, (height - crop[1]) // 2
-        if crop != image.size:
-            image = image.crop((left, top, left + crop[0], top + crop[1]))
-    elif how == "pad":
-        scale = enlargement((image.height, image.width), size, "pad")
-        inner = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-        image = _resize(image, inner)
-        if inner != target:
-            fill = background if image.mode in ("LA", "RGBA") else (*background[:3], 255)
-            canvas = Image.new("RGBA", target, fill).convert(image.mode)
-            canvas.paste(image, ((target[0] - inner[0]) // 2, (target[1] - inner[1]) // 2))
-            return canvas
-    return _resize(image, target)
+    if how == "pad":
+        scale = enlargement((image.height, image.width), size, how)
+        target = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    elif how == "crop":
+        scale = min(image.width / target[0], image.height / target[1])
+        width, height = max(1, round(target[0] * scale)), max(1, round(target[1] * scale))
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        if (width, height) != image.size:
+            image = image.crop((left, top, left + width, top + height))
+    return image if image.size == target else image.resize(target, Image.Resampling.LANCZOS)
+
+
+def center(image: Image.Image, size: Size, background: Color) -> Image.Image:
+    """`image` in the middle of (height, width) pixels of `background`; the odd pixel goes to the right and below."""
+    if image.size == (size[1], size[0]):
+        return image
+    canvas = Image.new("RGBA", (size[1], size[0]), background).convert(image.mode)
+    canvas.paste(image, ((canvas.width - image.width) // 2, (canvas.height - image.height) // 2))
+    return canvas
 
 
 def to_pixels(image: Image.Image) -> Pixels:
@@ -114,10 +116,6 @@ def from_pixels(pixels: Pixels) -> Image.Image:
 
 def _turnstile(image: Image.Image) -> typing.ContextManager[object]:
     return _large if image.width * image.height > _LARGE_PX else nullcontext()
-
-
-def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
 
 
 def _mode(image: Image.Image) -> str:

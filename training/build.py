@@ -1,0 +1,178 @@
+"""`dataset build`: pictures from any source -> a zip of equal PNGs with `dataset.json`, the same bytes every time."""
+
+import io
+import json
+import typing
+import warnings
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from stylegen.config import size_text
+from stylegen.errors import UserError
+from stylegen.files import atomic_path, write_atomic
+
+from . import pictures
+from .listing import LABEL_FILE
+from .pictures import Color, Size
+from .sources import Skip, Source, open_source, with_labels
+from .threads import in_order, progress
+
+MAX_ENLARGEMENT = 4.0
+TRANSPARENT = (255, 255, 255, 0)
+_PNG_LEVEL = 6
+
+
+@dataclass(frozen=True)
+class Built:
+    """Pictures written, (name, reason) of each skipped one, number of classes or None, the report's path if any."""
+
+    written: int
+    skipped: list[tuple[str, str]]
+    size: Size
+    channels: int
+    classes: int | None
+    report: Path | None
+
+
+def build_dataset(
+    source_path: str | Path,
+    dest: str | Path,
+    *,
+    size: Size | None = None,
+    how: str = "crop",
+    channels: int | None = None,
+    background: Color | None = None,
+    labels: str | None = None,
+    limit: int | None = None,
+    workers: int = 1,
+) -> Built:
+    """Writes the zip `dest` from a source of any kind (see `open_source`); bad pictures are skipped and reported.
+
+    size (height, width), None: the pictures' own, which must agree. how: "crop", "pad", "stretch". channels 1, 3, 4;
+    None: 1 where every picture is gray, else 3 (4 for arrays of 4). background: under transparency and around padding.
+    labels: "folders", "none", a file, or None for those that the source brings. limit: the first so many good pictures.
+    Raises UserError, and OSError where `dest` cannot be written.
+    """
+    dest = Path(dest)
+    report = dest.with_suffix(".report.txt")
+    if dest.suffix.lower() != ".zip" or dest.is_dir():
+        raise UserError(f"the data set {dest} must be the name of a .zip file")
+    if not dest.absolute().parent.is_dir():
+        raise UserError(f"no folder {dest.absolute().parent} to write {dest.name} to; make it first")
+    if Path(source_path).resolve() == dest.resolve():
+        raise UserError(f"{dest} is the source itself; give the data set another name")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of pictures that are odd but good
+        source = with_labels(open_source(source_path, leave_out=(dest, report)), labels)
+        size = size or _common_size(source, workers)
+        channels = channels or _common_channels(source, workers)
+        if background is None:
+            background = TRANSPARENT if channels == 4 else source.background
+        convert = _converter(source, size, how, channels, background)
+        with atomic_path(dest) as temporary:
+            written, skipped = _write(temporary, source, convert, limit, workers)
+    if skipped:
+        write_atomic(report, "".join(f"{_printable(name)}: {reason}\n" for name, reason in skipped))
+    else:
+        report.unlink(missing_ok=True)
+    kept = {json.dumps(label) for label in written}
+    classes = len(kept) if source.labels is not None and not isinstance(written[0], list) else None
+    return Built(len(written), skipped, size, channels, classes, report if skipped else None)
+
+
+def _converter(
+    source: Source, size: Size, how: str, channels: int, background: Color
+) -> typing.Callable[[int], bytes | Skip]:
+    def convert(i: int) -> bytes | Skip:
+        try:
+            if source.labels is not None and source.labels[i] is None:
+                raise Skip("no label")
+            image = source.load(i)
+            factor = pictures.enlargement((image.height, image.width), size, how)
+            if factor > MAX_ENLARGEMENT:
+                own = size_text((image.height, image.width))
+                raise Skip(f"too small: {own} would be enlarged {factor:.3g} times, above {MAX_ENLARGEMENT:g}")
+            image = pictures.to_channels(pictures.fit(image, size, how), channels, background)
+        except Skip as skip:
+            return skip
+        image = pictures.center(image, size, background)
+        image.info = {}  # else Pillow copies colour profiles and the like into the PNG
+        png = io.BytesIO()
+        image.save(png, "PNG", compress_level=_PNG_LEVEL)
+        return png.getvalue()
+
+    return convert
+
+
+def _write(
+    path: Path, source: Source, convert: typing.Callable[[int], bytes | Skip], limit: int | None, workers: int
+) -> tuple[list[typing.Any], list[tuple[str, str]]]:
+    """(labels of the pictures written, the skipped ones)."""
+    kept: list[tuple[str, typing.Any]] = []
+    skipped: list[tuple[str, str]] = []
+    total = min(len(source.names), limit or len(source.names))
+    with zipfile.ZipFile(path, "w") as archive, progress(total, "build") as bar:
+        for i, result in enumerate(in_order(convert, range(len(source.names)), workers)):
+            if isinstance(result, Skip):
+                skipped.append((source.names[i], str(result)))
+            else:
+                name = f"{len(kept) // 1000:05d}/img{len(kept):08d}.png"
+                archive.writestr(_entry(name), result)
+                kept.append((name, source.labels[i] if source.labels is not None else None))
+            bar.update()
+            if len(kept) == limit:
+                break
+        if not kept:
+            name, reason = skipped[0]
+            raise UserError(
+                f"nothing usable in {source.path}: all {len(skipped)} files skipped, first {_printable(name)}: {reason}"
+            )
+        content: dict[str, typing.Any] = {"labels": None if source.labels is None else kept}
+        if source.class_names:
+            content["class_names"] = source.class_names
+        archive.writestr(_entry(LABEL_FILE), json.dumps(content))
+    return [label for _, label in kept], skipped
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)  # dated 1980: the same pictures give the same bytes
+    info.create_system, info.external_attr = 3, 0o644 << 16
+    return info
+
+
+def _headers(source: Source, workers: int) -> Iterator[tuple[Size, str]]:
+    """Of every readable picture."""
+
+    def look(i: int) -> tuple[Size, str] | None:
+        try:
+            return source.header(i)
+        except Skip:
+            return None
+
+    names = source.names[:1] if source.alike else source.names
+    yield from (found for found in in_order(look, range(len(names)), workers) if found)
+
+
+def _common_size(source: Source, workers: int) -> Size:
+    sizes = Counter(size for size, _ in _headers(source, workers))
+    if not sizes:
+        raise UserError(f"nothing usable in {source.path}: none of its {len(source.names)} files is a picture")
+    if len(sizes) > 1:
+        found = ", ".join(f"{size_text(size)} ({count})" for size, count in sizes.most_common(5))
+        more = f" and {len(sizes) - 5} more sizes" if len(sizes) > 5 else ""
+        raise UserError(f"the pictures of {source.path} are of {found}{more}; choose one with --size, e.g. --size 64")
+    return next(iter(sizes))
+
+
+def _common_channels(source: Source, workers: int) -> int:
+    modes = (mode for _, mode in _headers(source, workers))
+    if source.alike:
+        return pictures.CHANNELS[next(modes)]
+    return 3 if any(mode in ("RGB", "RGBA") for mode in modes) else 1
+
+
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\n", "?")
