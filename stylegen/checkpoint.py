@@ -56,13 +56,7 @@ def load_network(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     path = resolve_network(path)
     tensors, metadata = load_tensors(path)
     config, provenance = parse_network(path, metadata)
-    if config.mapping_layers > len(tensors):
-        raise UserError(f"{path} is damaged: it has fewer tensors than layers; get it again")
-    try:  # on the meta device first: a config that lies costs no memory
-        with torch.device("meta"):
-            expected = build_generator(config).state_dict()
-    except (RuntimeError, OverflowError) as error:
-        raise UserError(f"{path} is damaged: its config cannot be built ({str(error).splitlines()[0]})") from error
+    expected = outline(path, config).state_dict()  # a config that lies costs no memory
     for name in expected.keys() | tensors.keys():
         ours, theirs = (tuple(d[name].shape) if name in d else "nothing" for d in (expected, tensors))
         if ours != theirs:
@@ -70,6 +64,15 @@ def load_network(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     G = build_generator(config)
     G.load_state_dict(tensors)
     return G.eval(), provenance
+
+
+def outline(path: Path, config: configs.GeneratorConfig) -> nn.Module:
+    """The network of a file's config on the meta device: shapes without memory. Raises UserError."""
+    try:
+        with torch.device("meta"):
+            return build_generator(config)
+    except (RuntimeError, ValueError, OverflowError) as error:
+        raise UserError(f"{path} is damaged: its config cannot be built ({str(error).splitlines()[0]})") from error
 
 
 def parse_network(path: Path, metadata: dict[str, str]) -> tuple[configs.GeneratorConfig, dict[str, Any]]:
@@ -84,10 +87,9 @@ def parse_network(path: Path, metadata: dict[str, str]) -> tuple[configs.Generat
         values, provenance = json.loads(metadata["config"]), json.loads(metadata["provenance"])
         config = configs.from_dict(configs.GeneratorConfig, values)
         _check_generator(config)
+        _check_provenance(config, provenance)
     except (KeyError, ValueError, RecursionError) as error:  # UserError is a ValueError
-        raise UserError(f"{path}: its config cannot be read ({error}); get the file again") from error
-    if not isinstance(provenance, dict):
-        raise UserError(f"{path}: its provenance is not a JSON object; get the file again")
+        raise UserError(f"{path}: its metadata cannot be read ({error}); get the file again") from error
     return config, provenance
 
 
@@ -177,6 +179,8 @@ def _header(path: str | Path, file: BinaryIO, size: int) -> dict[str, Any]:
 
 
 def _check_generator(g: configs.GeneratorConfig) -> None:
+    if g.mapping_layers > 1000:  # building so many would hang
+        raise UserError(f"mapping_layers is {g.mapping_layers}")
     shared = {name: getattr(g, name) for name in ("family", "base", "levels", "channels", "label_size")}
     configs.validate(
         configs.Config(
@@ -188,3 +192,20 @@ def _check_generator(g: configs.GeneratorConfig) -> None:
             optimizer=configs.OptimizerConfig(),
         )
     )
+
+
+def _check_provenance(config: configs.GeneratorConfig, provenance: Any) -> None:
+    """The keys that commands act on; the others are for people."""
+    if not isinstance(provenance, dict):
+        raise UserError("provenance is not an object")
+    resolution, alpha, names = (provenance.get(key) for key in ("resolution", "alpha", "class_names"))
+    if resolution is not None and resolution not in [
+        list(configs.resolution_of(config, k)) for k in range(config.levels)
+    ]:
+        raise UserError(f"resolution {resolution} is none of its levels")
+    if alpha is not None and not (isinstance(alpha, (int, float)) and 0 <= alpha <= 1):
+        raise UserError(f"alpha is {alpha!r}, not 0 to 1")
+    if names is not None and not (
+        isinstance(names, list) and len(names) == config.label_size and all(isinstance(name, str) for name in names)
+    ):
+        raise UserError(f"class_names are not {config.label_size} names")

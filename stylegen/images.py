@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from .config import size_text
 from .errors import UserError
 from .files import atomic_path
 
@@ -17,6 +18,7 @@ _QUALITY: dict[str, dict[str, int | bool]] = {
     "WEBP": {"lossless": True, "exact": True},  # exact: colours under full transparency survive too
     "JPEG": {"quality": 95, "subsampling": 0},
 }
+_MAX_SIDE = {"WEBP": 16383, "JPEG": 65535}
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -67,17 +69,26 @@ def to_pil(image: Tensor) -> Image.Image:
     return Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
 
 
+def check_format(suffix: str, channels: int, size: tuple[int, int]) -> str:
+    """PIL's name of the format that `suffix` means, for `channels` and (height, width). Raises UserError."""
+    kind = FORMATS.get(suffix.lower())
+    if kind is None:
+        raise UserError(f"unknown picture format {suffix!r}; accepted: {', '.join(FORMATS)}")
+    if channels not in MODES:
+        raise UserError(f"pictures of {channels} channels have no file format; 1, 2, 3 or 4 channels have")
+    if kind == "JPEG" and channels in (2, 4):
+        raise UserError("JPEG has no transparency; write these pictures as png or webp")
+    if max(size) > _MAX_SIDE.get(kind, 2**31):
+        raise UserError(f"{size_text(size)} is too large for {kind}, whose sides end at {_MAX_SIDE[kind]}; write png")
+    return kind
+
+
 def save_image(image: Tensor, path: str | Path) -> None:
     """Writes uint8 [C, H, W] to `path`, whole or not at all; the suffix (.png, .webp, .jpg) chooses the format.
 
-    PNG and WebP are lossless, JPEG has quality 95. Raises UserError for another suffix and JPEG with alpha, OSError.
+    PNG and WebP are lossless, JPEG has quality 95. Raises UserError for what the format cannot hold, OSError.
     """
     path = Path(path)
-    kind = FORMATS.get(path.suffix.lower())
-    if kind is None:
-        raise UserError(f"{path}: unknown picture format {path.suffix!r}; accepted: {', '.join(FORMATS)}")
-    picture = to_pil(image)
-    if kind == "JPEG" and picture.mode in ("LA", "RGBA"):
-        raise UserError(f"{path}: JPEG has no transparency; write these pictures as png or webp")
+    kind = check_format(path.suffix, image.shape[0], (image.shape[1], image.shape[2]))
     with atomic_path(path) as temporary:
-        picture.save(temporary, kind, **_QUALITY[kind])
+        to_pil(image).save(temporary, kind, **_QUALITY[kind])

@@ -1,0 +1,109 @@
+"""What a network or a run is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stylegen.errors import UserError
+
+
+@click.command()
+@click.argument("network", metavar="N")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info(network: str, as_json: bool) -> None:
+    """Tell what a network is: configuration, sizes, provenance. N: a file, a run folder or an embedded name.
+
+    For a run folder it also tells how far the run is.
+
+    \b
+    Examples:
+      stylegen info runs/faces
+      stylegen info network-005000.safetensors --json
+    """
+    facts: dict[str, Any] = {}
+    state = Path(network) / "state.ckpt"
+    try:
+        facts |= describe(network)
+    except UserError:
+        if not state.is_file():
+            raise
+    if state.is_file():
+        facts["run"] = _state(state)
+    click.echo(json.dumps(facts, indent=2) if as_json else "\n".join(_lines(facts)))
+
+
+def describe(network: str) -> dict[str, Any]:
+    """The facts of a network, in plain types. Raises UserError, OSError."""
+    from stylegen.checkpoint import outline, parse_network, read_metadata, resolve_network
+    from stylegen.config import resolution_of, size_text, to_dict
+    from stylegen.networks.layers import fmaps
+
+    path = resolve_network(network)
+    config, provenance = parse_network(path, read_metadata(path))
+    parameters = sum(parameter.numel() for parameter in outline(path, config).parameters())
+    levels = [(size_text(resolution_of(config, k)), fmaps(config, k + 1)) for k in range(config.levels)]
+    return {
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "family": config.family,
+        "resolution": levels[-1][0],
+        "channels": config.channels,
+        "label_size": config.label_size,
+        "parameters": parameters,
+        "widths": dict(levels),
+        "provenance": provenance,
+        "config": to_dict(config),
+    }
+
+
+def _state(path: Path) -> dict[str, Any]:
+    from stylegen.config import size_text
+    from stylegen.training.schedule import stage_at
+    from stylegen.training.state import saved_config
+
+    config, images_seen = saved_config(path)
+    stage = stage_at(config, images_seen)
+    return {
+        "state": str(path),
+        "bytes": path.stat().st_size,
+        "kimg": images_seen / 1000,
+        "total_kimg": config.schedule.total_kimg,
+        "resolution": size_text(stage.resolution),
+        "alpha": stage.alpha,
+    }
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    rows: list[tuple[str, str]] = []
+    if "family" in facts:
+        provenance = facts["provenance"]
+        colours = {1: "grey", 2: "grey and alpha", 3: "RGB", 4: "RGBA"}.get(
+            facts["channels"], f"{facts['channels']} channels"
+        )
+        rows = [
+            ("network", f"{facts['file']} ({_megabytes(facts)})"),
+            ("family", facts["family"]),
+            ("pictures", f"{facts['resolution']}, {colours}"),
+            ("classes", ", ".join(provenance.get("class_names") or []) or str(facts["label_size"] or "none")),
+            ("parameters", f"{facts['parameters']:,}"),
+            ("widths", "  ".join(f"{size}: {width}" for size, width in facts["widths"].items())),
+        ]
+        rows += [
+            (k.replace("_", " "), v if isinstance(v, str) else json.dumps(v))
+            for k, v in provenance.items()
+            if k != "class_names"
+        ]
+    if "run" in facts:
+        run = facts["run"]
+        rows += [
+            ("state", f"{run['state']} ({_megabytes(run)})"),
+            ("run", f"{run['kimg']:g} of {run['total_kimg']:g} kimg, at {run['resolution']}, alpha {run['alpha']:.2f}"),
+        ]
+    width = max(len(key) for key, _ in rows)
+    return [f"{key:{width}}  {value}" for key, value in rows]
+
+
+def _megabytes(facts: dict[str, Any]) -> str:
+    return f"{facts['bytes'] / 1e6:.1f} MB"

@@ -1,0 +1,78 @@
+"""What several commands share: parameter types and the device."""
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stylegen.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+class PairType(click.ParamType):
+    """`AxB` -> (A, B), whole numbers from 1 up."""
+
+    name = "AxB"
+
+    def __init__(self, metavar: str, example: str):
+        self.metavar, self.example = metavar, example
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return self.metavar
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", value, re.ASCII)
+        if not match or 0 in (pair := (int(match[1]), int(match[2]))):
+            self.fail(f"{value!r} is not {self.metavar}, such as {self.example}", param, ctx)
+        return pair
+
+
+class SizeType(PairType):
+    """`WIDTHxHEIGHT`, or one number for a square -> (height, width)."""
+
+    def __init__(self) -> None:
+        super().__init__("WIDTHxHEIGHT", "512x256, or 256 for a square")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        width, height = super().convert(f"{value}x{value}" if str(value).isdigit() else value, param, ctx)
+        return height, width
+
+
+class SeedsType(click.ParamType):
+    """`0-7,42` -> [0, ..., 7, 42]."""
+
+    name = "seeds"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return "SEEDS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from stylegen.latents import parse_seeds
+
+        if isinstance(value, list):
+            return value
+        try:
+            return parse_seeds(value)
+        except UserError as error:
+            self.fail(str(error), param, ctx)
+
+
+def pick_device(name: str) -> "torch.device":
+    """The torch device of `auto`, `cpu`, `cuda` or `mps`. Raises click.UsageError where this machine has none."""
+    import torch
+
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(device for device, there in available.items() if there)
+    if not available[name]:
+        there = ", ".join(device for device, there in available.items() if there)
+        raise click.UsageError(f"--device {name}: this machine, or this build of PyTorch, has none; available: {there}")
+    return torch.device(name)
