@@ -1,11 +1,14 @@
 """The group: quick help, examples everywhere, one line for every mistake."""
 
 import errno
+import re
+import shlex
 import subprocess
 import sys
 import time
 import types
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -65,6 +68,30 @@ def test_help_shows_examples_and_imports_nothing_heavy(path: tuple[str, ...]) ->
     assert f"  stylegen {' '.join(path)}".rstrip() in text, "examples are whole command lines"
     assert "heavy: []" in text
     assert f"commands: {list(path[:1])}" in text
+
+
+def documented() -> list[str]:
+    """The stylegen command lines in every help text, in the README and in docs/."""
+    root = Path(__file__).parents[1]
+    helps = [CliRunner().invoke(cli, [*path, "--help"]).stdout for path in commands()]
+    fences = [
+        block
+        for page in [root / "README.md", *(root / "docs").rglob("*.md")]
+        for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    ]
+    text = "\n".join([*(text.partition("Examples:")[2] for text in helps), *fences])
+    lines = re.split(r"\n|&&", re.sub(r"\\\n\s*", "", text))
+    return sorted({line.strip() for line in lines if re.match(r"\s*(\.venv/bin/)?stylegen [a-z]", line)})
+
+
+@pytest.mark.parametrize("line", documented())
+def test_documented_commands_parse(line: str) -> None:
+    command: click.Command | None = cli
+    arguments = shlex.split(line, comments=True)[1:]
+    while isinstance(command, click.Group):
+        command = command.get_command(click.Context(command), arguments.pop(0))
+    assert command
+    command.make_context("stylegen", arguments)
 
 
 def test_group_help_lists_every_command() -> None:

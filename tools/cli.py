@@ -70,7 +70,7 @@ def cli() -> None:
 
     \b
     Examples:
-      stylegen dataset build photos/ faces.zip --size 256
+      stylegen dataset build photos/ --dest faces.zip --size 256
       stylegen train faces.zip --out runs/faces --preset small-64
       stylegen train faces.zip --out runs/faces --resume
       stylegen generate --network runs/faces --seeds 0-31 --grid 8x4 --out samples
