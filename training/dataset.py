@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from stylegen.assets import data_path, embedded_data
 from stylegen.config import size_text
@@ -66,18 +67,27 @@ class Dataset:
         return box_reduce(self.read_full(i), self.reduction + reduction)
 
     def read_full(self, i: int) -> Pixels:
-        """Picture i as stored, uint8 [C, H, W] of `full_size`. Raises UserError where it is broken or does not fit."""
-        name = self.names[i]
-        remedy = f"see `stylegen dataset check {self.path}`"
+        """Picture i as stored, uint8 [C, H, W] of `full_size`. Raises UserError where `fault` finds one."""
+        image = self._open(i)
+        if isinstance(image, str):
+            raise UserError(f"{self.names[i]} in {self.path} {image}; see `stylegen dataset check {self.path}`")
+        return pictures.to_pixels(image)
+
+    def fault(self, i: int) -> str | None:
+        """What is wrong with picture i ("is broken (...)", "is 32x32 gray, ..."), or None."""
+        image = self._open(i)
+        return image if isinstance(image, str) else None
+
+    def _open(self, i: int) -> Image.Image | str:
         try:
-            image = pictures.decode(io.BytesIO(self._listing.read(name)))
-        except Exception as error:  # Pillow's decoders and zipfile raise many kinds on damaged data
-            raise UserError(f"{name} in {self.path} is broken ({one_line(error)}); {remedy}") from error
+            image = pictures.decode(io.BytesIO(self._listing.read(self.names[i])))
+        except Exception as error:  # Pillow's decoders and zipfile raise nearly anything on damaged data
+            return f"is broken ({one_line(error)})"
         size, channels = (image.height, image.width), pictures.CHANNELS[image.mode]
         if (size, channels) != (self.full_size, self.channels):
-            found, first = _describe(size, channels), _describe(self.full_size, self.channels)
-            raise UserError(f"{name} in {self.path} is {found}, the data set's first picture {first}; {remedy}")
-        return pictures.to_pixels(image.convert(pictures.MODES[channels]))
+            found, first = pictures.describe(size, channels), pictures.describe(self.full_size, self.channels)
+            return f"is {found}, the data set's first picture {first}"
+        return image.convert(pictures.MODES[channels])
 
     def label_vectors(self, indices: np.ndarray) -> np.ndarray:
         """Labels of some pictures as float32 [n, label_size]: one-hot, or the vectors themselves."""
@@ -134,14 +144,10 @@ def _agree(listing: Listing, names: list[str], build: str) -> tuple[Size, int]:
         warnings.simplefilter("ignore")  # Pillow's, of pictures that are odd but good
         found = Counter(in_order(look, names, 4))
     if len(found) > 1:
-        kinds = ", ".join(f"{_describe(*kind)} ({count})" for kind, count in found.most_common(5))
+        kinds = ", ".join(f"{pictures.describe(*kind)} ({count})" for kind, count in found.most_common(5))
         more = f" and {len(found) - 5} more kinds" if len(found) > 5 else ""
         raise UserError(f"{listing.path} mixes pictures of {kinds}{more}; make them equal with {build}")
     return next(iter(found))
-
-
-def _describe(size: Size, channels: int) -> str:
-    return f"{size_text(size)} {({1: 'gray', 3: 'rgb', 4: 'rgba'})[channels]}"
 
 
 def _halvings(size: Size) -> int:

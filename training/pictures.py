@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from stylegen.config import size_text
+
 Size = tuple[int, int]
 Color = tuple[int, int, int, int]
 Pixels = np.ndarray  # uint8 [C, H, W]
@@ -18,6 +20,7 @@ Pixels = np.ndarray  # uint8 [C, H, W]
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "TIFF", "BMP", "DIB", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".ppm", ".pgm")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+NAMES = {1: "gray", 3: "rgb", 4: "rgba"}
 CHANNELS = {"L": 1, "RGB": 3, "LA": 4, "RGBA": 4}
 
 _ORIENTATION_TAG = 0x0112
@@ -101,6 +104,11 @@ def center(image: Image.Image, size: Size, background: Color) -> Image.Image:
     canvas = Image.new("RGBA", (size[1], size[0]), background).convert(image.mode)
     canvas.paste(image, ((canvas.width - image.width) // 2, (canvas.height - image.height) // 2))
     return canvas
+
+
+def describe(size: Size, channels: int) -> str:
+    """((256, 512), 3) -> "512x256 rgb"."""
+    return f"{size_text(size)} {NAMES[channels]}"
 
 
 def to_pixels(image: Image.Image) -> Pixels:
