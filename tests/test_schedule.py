@@ -6,7 +6,7 @@ import pytest
 
 from stylegen.config import Config, from_dict, to_dict, validate
 from stylegen.errors import UserError
-from stylegen.presets import PRESETS, default_gamma, preset
+from stylegen.presets import PRESETS, default_gamma, preset, resolve
 from stylegen.training import losses
 from stylegen.training.schedule import describe, due, phase_of, stage_at, total_images
 
@@ -90,6 +90,7 @@ def test_growth_without_hold_or_without_fade() -> None:
 def test_due() -> None:
     assert [n for n in range(0, 100, 8) if due(20, n, n + 8)] == [16, 32, 56, 72, 96]
     assert due(20, 19, 20)
+    assert not due(20, 20, 27)
     assert not due(20, 20, 39)
     assert due(2.5, 7, 8)
 
@@ -98,13 +99,15 @@ def test_batch_is_a_multiple_of_any_number_of_gpus() -> None:
     config = preset("stylegan-1024", (1024, 1024), 3, 0, gpus=3)  # the table of 2
     assert [stage_at(config, n).batch for n in (0, 25_000_000)] == [255, 6]
     assert stage_at(preset("stylegan-1024", (1024, 1024), 3, 0, gpus=100), 25_000_000).batch == 100
+    capped = small(batch_default=32, batch_max_per_gpu={16: 6, 32: 3}, gpus=2)
+    assert [stage_at(capped, n).batch for n in (0, 32_000, 400_000)] == [32, 12, 6]
 
 
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("size", [(32, 32), (28, 28), (256, 512), (2048, 2048)])
 @pytest.mark.parametrize(("channels", "label_size"), [(3, 0), (1, 10)])
 def test_presets_are_valid_and_survive_json(name: str, size: tuple[int, int], channels: int, label_size: int) -> None:
-    config = validate(preset(name, size, channels, label_size))
+    config = validate(resolve(preset(name, size, channels, label_size)))
     losses.check(config.loss)
     assert from_dict(Config, to_dict(config)) == config
     last = stage_at(config, total_images(config))
