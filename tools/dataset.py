@@ -77,8 +77,8 @@ def dataset() -> None:
 @click.option(
     "--labels",
     metavar="folders|none|FILE",
-    help="A class a sub-folder; none; or a file: dataset.json, `name,label` lines (.csv), .npy, IDX. Default: those that "
-    "the source brings.",
+    help="A class a sub-folder; none; or a file: dataset.json, `name,label` lines (.csv), .npy, IDX. "
+    "Default: those that the source brings.",
 )
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Stop after N good pictures.")
 @click.option(

@@ -6,6 +6,7 @@ Sizes are (height, width). Colours are RGBA tuples of 0..255.
 import threading
 import typing
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ _large = threading.Lock()
 
 def decode(file: Path | typing.BinaryIO) -> Image.Image:
     """The first frame of a picture, upright, as L, LA, RGB or RGBA of 8 bits. Raises whatever Pillow raises."""
-    with Image.open(file, formats=FORMATS) as image, _turnstile(image):
+    with Image.open(file, formats=_formats()) as image, _turnstile(image):
         image.load()
         turn = _ORIENTATIONS.get(_orientation(image))
         return normalize(image.transpose(turn) if turn is not None else image)
@@ -47,7 +48,7 @@ def decode(file: Path | typing.BinaryIO) -> Image.Image:
 
 def header(file: Path | typing.BinaryIO) -> tuple[Size, str]:
     """((height, width), mode as `decode` gives it), without decoding the pixels. Raises whatever Pillow raises."""
-    with Image.open(file, formats=FORMATS) as image:
+    with Image.open(file, formats=_formats()) as image:
         # Pillow turns TIFF itself. A PNG's EXIF may lie behind its pixels: only that in front of them is looked at.
         turned = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info) and _orientation(image) >= 5
         return ((image.width, image.height) if turned else (image.height, image.width)), _mode(image)
@@ -120,6 +121,12 @@ def to_pixels(image: Image.Image) -> Pixels:
 def from_pixels(pixels: Pixels) -> Image.Image:
     """uint8 [C, H, W] with 1, 3 or 4 channels -> L, RGB or RGBA."""
     return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+
+
+@cache
+def _formats() -> list[str]:
+    Image.init()  # a format that Pillow has not loaded yet would be a KeyError in Image.open
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _turnstile(image: Image.Image) -> typing.ContextManager[object]:
