@@ -122,6 +122,7 @@ class TrainingConfig:
     mirror: bool = False
     data_digest: str = ""
     ema_half_life_kimg: float = 10.0  # 0: use ema_beta
+    ema_rampup: float = 0.0  # the half-life is at most this share of the images seen; 0: no ramp-up
     ema_beta: float = 0.999  # a step
 
 
@@ -247,16 +248,21 @@ def validate(config: Config) -> Config:
     for name, value, accepted in choices:
         _check(value in accepted, f"{name} is {value!r}; accepted: {', '.join(accepted)}")
     _check(1 <= min(g.base) and 2 <= g.levels <= 12, f"base {g.base} with {g.levels} levels cannot grow")
-    _check(0 <= s.initial_level < g.levels, f"schedule.initial_level is {s.initial_level}; accepted: 0 to {g.levels - 1}")
+    _check(
+        0 <= s.initial_level < g.levels, f"schedule.initial_level is {s.initial_level}; accepted: 0 to {g.levels - 1}"
+    )
     _check(s.hold_kimg >= 0 and s.fade_kimg >= 0 and s.total_kimg > 0, "schedule: kimg figures must be positive")
     _check(s.hold_kimg + s.fade_kimg > 0 or s.initial_level == g.levels - 1, "hold_kimg + fade_kimg must be above 0")
     _check(s.gpus >= 1, f"schedule.gpus is {s.gpus}; accepted: 1 and more")
     _check(
-        min([s.batch_default, *s.batch.values(), *s.batch_max_per_gpu.values()]) >= 1, "schedule: batch must be 1 or more"
+        min([s.batch_default, *s.batch.values(), *s.batch_max_per_gpu.values()]) >= 1,
+        "schedule: batch must be 1 or more",
     )
     _check(min([s.lr_default, *s.lr.values()]) > 0, "schedule: lr must be above 0")
     _check(min([s.tick_kimg_default, *s.tick_kimg.values()]) > 0, "schedule: tick_kimg must be above 0")
-    _check(loss.penalty_interval >= 1 and loss.n_critic >= 1, "loss.penalty_interval and loss.n_critic must be 1 or more")
+    _check(
+        loss.penalty_interval >= 1 and loss.n_critic >= 1, "loss.penalty_interval and loss.n_critic must be 1 or more"
+    )
     for name in ("r1_gamma", "r2_gamma", "gp_weight", "drift", "weight_clip", "acgan_weight"):
         _check(getattr(loss, name) >= 0, f"loss.{name} must be 0 or more")
     for name in ("label_smoothing", "label_flip", "mixing_probability"):

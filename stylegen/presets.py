@@ -1,6 +1,7 @@
 """Presets: functions that return a Config for given pictures."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from .config import (
@@ -13,10 +14,13 @@ from .config import (
     ScheduleConfig,
     TrainingConfig,
     base_of,
+    resolution_of,
 )
 from .errors import UserError
 
 Size = tuple[int, int]
+
+AUTO_GAMMA = -1.0  # stands for `default_gamma` until `resolve` knows the final resolution and batch
 
 _BATCH: dict[int, dict[int, float]] = {  # official, by number of GPUs; both repositories
     1: {4: 128, 8: 128, 16: 128, 32: 64, 64: 32, 128: 16, 256: 8, 512: 4},
@@ -143,6 +147,33 @@ PRESETS: dict[str, Callable[[Size, int, int, int], Config]] = {
 }
 
 
+# What `--loss NAME` sets: the objective with the regularisers that belong to it. R1 stays as the preset has it where
+# nothing is said. Weights are stored at unit variance (equalised learning rate), so WGAN's clip of 0.01 for weights of
+# standard deviation 0.02 becomes 0.5.
+_PLAIN: dict[str, Any] = {"gp_weight": 0.0, "drift": 0.0, "weight_clip": 0.0, "n_critic": 1}
+_WASSERSTEIN: dict[str, Any] = _PLAIN | {"objective": "wasserstein", "r1_gamma": 0.0, "r2_gamma": 0.0}
+LOSSES: dict[str, dict[str, Any]] = {
+    "nonsaturating": _PLAIN | {"objective": "nonsaturating"},
+    "minimax": _PLAIN | {"objective": "minimax"},
+    "hinge": _PLAIN | {"objective": "hinge"},
+    "lsgan": _PLAIN | {"objective": "least_squares"},
+    "rpgan": _PLAIN | {"objective": "relativistic", "r2_gamma": AUTO_GAMMA},
+    "wgan": _WASSERSTEIN | {"weight_clip": 0.5, "n_critic": 5},
+    "wgan-gp": _WASSERSTEIN | {"gp_weight": 10.0, "gp_target": 1.0, "drift": 0.001, "penalty_interval": 1},
+}
+
+
+def resolve(config: Config) -> Config:
+    """`config` with every AUTO_GAMMA replaced by `default_gamma` of the final resolution and batch."""
+    levels, schedule = config.generator.levels, config.schedule
+    batch = int(schedule.batch.get(2 << levels, schedule.batch_default))
+    gamma = default_gamma(resolution_of(config.generator, levels - 1), batch)
+    gammas: dict[str, Any] = {
+        name: gamma for name in ("r1_gamma", "r2_gamma") if getattr(config.loss, name) == AUTO_GAMMA
+    }
+    return replace(config, loss=replace(config.loss, **gammas))
+
+
 def preset(name: str, size: Size, channels: int, label_size: int, gpus: int = 1) -> Config:
     """The named preset for pictures of `size` (height, width) in pixels.
 
@@ -183,13 +214,12 @@ def _small(
         "fmap_base": fmap_base,
         "fmap_max": fmap_max,
     }
-    batch = int(schedule.batch.get(2 << levels, schedule.batch_default))
     return Config(
         preset=name,
         generator=GeneratorConfig(latent_size=128, style_size=128, mapping_layers=4, mapping_width=128, **shared),
         discriminator=DiscriminatorConfig(**shared),
         schedule=schedule,
-        loss=LossConfig(r1_gamma=default_gamma(size, batch), penalty_interval=penalty_interval, mixing_probability=0.9),
+        loss=LossConfig(r1_gamma=AUTO_GAMMA, penalty_interval=penalty_interval, mixing_probability=0.9),
         optimizer=OptimizerConfig(),
         output=OutputConfig(snapshot_kimg=50.0, preview_kimg=2.0),
     )

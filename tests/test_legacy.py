@@ -102,7 +102,7 @@ def test_official_layout_round_trip():
 
 def test_mistakes_are_named():
     _, kwargs, variables = load("sg1_d32_label")
-    with pytest.raises(UserError, match="unknown kind 'stylegan3.D'"):
+    with pytest.raises(UserError, match="unknown kind 'stylegan3"):
         legacy.from_variables("stylegan3.D", variables, kwargs)
     with pytest.raises(UserError, match="use_wscale=False is not supported"):
         legacy.from_variables("stylegan.D", variables, kwargs | {"use_wscale": False})

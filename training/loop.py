@@ -21,8 +21,10 @@ from stylegen.files import remove_leftovers, write_atomic
 from .dataset import Dataset, Loader
 from .report import Reporter, preview, save_reals, stage_text
 from .schedule import Stage, due, stage_at, total_images
-from .state import STATE_NAME, TrainState, fresh
+from .state import STATE_NAME, TrainState, fresh, saved_config
 from .step import Stats, iterate
+
+__all__ = ["STATE_NAME", "saved_config", "save_snapshot", "train"]
 
 SAVE_EVERY_SEC = 300.0
 FIRST_PREVIEW_SEC = 30.0
@@ -113,7 +115,7 @@ def preview_path(run_dir: Path, images_seen: int) -> Path:
 
 
 def save_snapshot(state: TrainState, run_dir: Path) -> Path:
-    """Writes network-KIMG.safetensors (G_ema with its provenance) and drops those past the retention. Raises OSError."""
+    """Writes network-KIMG.safetensors (G_ema, its provenance), drops those past the retention. Raises OSError."""
     config, stage = state.config, stage_at(state.config, state.images_seen)
     provenance: dict[str, Any] = {
         "preset": config.preset,
@@ -141,8 +143,8 @@ def _check_finite(config: Config, stage: Stage, stats: Stats, run_dir: Path, ima
         kept = run_dir / STATE_NAME
         state = f"the last good state is kept in {kept}" if kept.exists() else "no state had been saved yet"
         raise UserError(
-            f"{', '.join(bad)} became non-finite at {images_seen / 1000:g} kimg ({stage_text(config, stage)}); {state}; "
-            "try a lower --lr or a higher --gamma in a new --out"
+            f"{', '.join(bad)} became non-finite at {images_seen / 1000:g} kimg ({stage_text(config, stage)}); {state};"
+            " try a lower --lr or a higher --gamma in a new --out"
         )
 
 

@@ -16,6 +16,8 @@ NOISE_MODES = ("const", "random", "none")
 class Blur(nn.Module):
     """A separable filter at 1:1, zero padded so that the size stays; the identity for no taps."""
 
+    taps: Tensor | None
+
     def __init__(self, taps: tuple[float, ...]):
         super().__init__()
         self.register_buffer("taps", setup_filter(taps) if taps else None, persistent=False)
@@ -30,6 +32,8 @@ class SynthesisLayer(nn.Module):
 
     The first layer has no convolution: its input is the learned constant.
     """
+
+    noise: Tensor
 
     def __init__(self, config: GeneratorConfig, index: int):
         super().__init__()
