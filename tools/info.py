@@ -53,6 +53,7 @@ def describe(network: str) -> dict[str, Any]:
         "label_size": config.label_size,
         "parameters": parameters,
         "widths": dict(levels),
+        "trained_to": size_text(tuple(provenance["resolution"])) if provenance.get("resolution") else levels[-1][0],
         "provenance": provenance,
         "config": to_dict(config),
     }
@@ -87,22 +88,30 @@ def _lines(facts: dict[str, Any]) -> list[str]:
             ("family", facts["family"]),
             ("pictures", f"{facts['resolution']}, {colours}"),
             ("classes", ", ".join(provenance.get("class_names") or []) or str(facts["label_size"] or "none")),
+            ("trained to", _stage_text(facts["trained_to"], provenance.get("alpha"))),
             ("parameters", f"{facts['parameters']:,}"),
             ("widths", "  ".join(f"{size}: {width}" for size, width in facts["widths"].items())),
         ]
         rows += [
             (k.replace("_", " "), v if isinstance(v, str) else json.dumps(v))
             for k, v in provenance.items()
-            if k != "class_names"
+            if k not in ("class_names", "resolution", "alpha")
         ]
     if "run" in facts:
         run = facts["run"]
         rows += [
             ("state", f"{run['state']} ({_megabytes(run)})"),
-            ("run", f"{run['kimg']:g} of {run['total_kimg']:g} kimg, at {run['resolution']}, alpha {run['alpha']:.2f}"),
+            (
+                "run",
+                f"{run['kimg']:g} of {run['total_kimg']:g} kimg, at {_stage_text(run['resolution'], run['alpha'])}",
+            ),
         ]
     width = max(len(key) for key, _ in rows)
     return [f"{key:{width}}  {value}" for key, value in rows]
+
+
+def _stage_text(resolution: str, alpha: float | None) -> str:
+    return resolution if alpha in (None, 1) else f"{resolution}, {alpha:.0%} faded in"
 
 
 def _megabytes(facts: dict[str, Any]) -> str:
