@@ -170,7 +170,7 @@ def render(
     config, device = G.config, next(G.parameters()).device
     psi, cutoff, noise = (settings.pop(name, None) for name in ("psi", "cutoff", "noise"))
     batch = 1 if noise == "random" else batch
-    with tqdm(total=len(seeds), unit="picture", delay=1, leave=False, disable=None) as bar:
+    with tqdm(total=len(seeds), unit=" pictures", delay=1, leave=False, disable=None) as bar:
         for start in range(0, len(seeds), batch):
             part, w = seeds[start : start + batch], None
             z = latents(part, config.latent_size)
