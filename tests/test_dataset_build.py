@@ -4,22 +4,16 @@ import gzip
 import json
 import os
 import pickle
-import signal
-import subprocess
-import sys
 import tarfile
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
 from stylegen.errors import UserError
-from stylegen.tools.cli import cli
 from stylegen.training import pictures
 from stylegen.training.build import build_dataset
 from stylegen.training.dataset import Dataset, open_dataset
@@ -35,71 +29,6 @@ def built(source: Path, **options: Any) -> Dataset:
     dest = source.parent / "built.zip"
     build_dataset(source, dest, **options)
     return open_dataset(dest)
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(cli, ["dataset", *map(str, arguments)])
-
-
-@pytest.fixture
-def troubled(tmp_path: Path) -> Path:
-    """A folder with three good pictures of hard kinds and six files that are no pictures."""
-    folder = tmp_path / "troubled"
-    folder.mkdir()
-    ramp = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (64, 1))
-    Image.fromarray(ramp).save(folder / "deep.png")
-    Image.new("CMYK", (64, 64), (0, 255, 255, 0)).save(folder / "cmyk.jpg", quality=95)
-    turned = Image.new("RGB", (96, 64), "white")
-    turned.paste("red", (0, 0, 96, 32))  # stored: red above; shown, turned by 90 degrees clockwise: red at the right
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    turned.save(folder / "turned.jpg", exif=exif, quality=95)
-    Image.fromarray(noise(64, 64, 3)).save(folder / "whole.jpg")
-    data = (folder / "whole.jpg").read_bytes()
-    (folder / "whole.jpg").unlink()
-    (folder / "cut.jpg").write_bytes(data[: len(data) // 2])
-    (folder / "empty.png").touch()
-    (folder / "text.png").write_text("this is no picture")
-    (folder / "README").write_text("nor is this")
-    Image.new("RGB", (1, 1)).save(folder / "dot.png")
-    os.symlink("nowhere.png", folder / "dangling.png")
-    return folder
-
-
-def test_troubled_folder(troubled: Path) -> None:
-    result = run("build", troubled, "--dest", troubled.parent / "out.zip", "--size", 64)
-    assert result.exit_code == 0, result.output
-    assert "Traceback" not in result.output
-    assert "3 pictures, 64x64 rgb" in result.output
-    report = (troubled.parent / "out.report.txt").read_text()
-    expected = {
-        "README": "not a picture of a known format",
-        "cut.jpg": "broken: image file is truncated",
-        "dangling.png": "broken: ",
-        "dot.png": "too small: 1x1 would be enlarged 64 times, above 4",
-        "empty.png": "empty file",
-        "text.png": "not a picture of a known format",
-    }
-    lines = report.splitlines()
-    assert len(lines) == len(expected)
-    for line, (name, reason) in zip(lines, expected.items(), strict=True):
-        assert line.startswith(f"{name}: {reason}"), line
-        assert line in result.output
-    cmyk, deep, turned = (open_dataset(troubled.parent / "out.zip").read(i).astype(int) for i in range(3))
-    assert abs(cmyk - np.array([255, 0, 0])[:, None, None]).max() < 20
-    assert abs(deep[0, 0] - np.linspace(0, 255, 64)).max() <= 0.51  # scaled, neither clipped nor wrapped
-    assert turned[:, 32, 48:].mean(1).tolist() == pytest.approx([254, 0, 0], abs=6)
-    assert turned[:, 32, :16].min() > 245
-
-
-def test_report_disappears_when_all_is_well(troubled: Path) -> None:
-    dest = troubled.parent / "out.zip"
-    run("build", troubled, "--dest", dest, "--size", 64)
-    good = troubled.parent / "good"
-    good.mkdir()
-    Image.new("RGB", (64, 64)).save(good / "a.png")
-    assert run("build", good, "--dest", dest).exit_code == 0
-    assert not (troubled.parent / "out.report.txt").exists()
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I;16", "I", "F", "YCbCr", "LAB"])
@@ -141,20 +70,21 @@ def test_every_format(tmp_path: Path, suffix: str) -> None:
     assert abs(built(tmp_path / "in").read(0).mean((1, 2)) - [255, 0, 0]).max() < 3
 
 
-def test_zip_and_folder_give_the_same_bytes_for_any_workers(troubled: Path) -> None:
+def test_zip_and_folder_give_the_same_bytes_for_any_workers(tmp_path: Path) -> None:
+    folder, archive = tmp_path / "in", tmp_path / "in.zip"
+    folder.mkdir()
+    (folder / "15x.png").write_text("no picture")
     for i in range(30):
-        Image.fromarray(noise(70 + i, 90, 3)).save(troubled / f"{i}.png")
-    archive = troubled.parent / "pictures.zip"
+        Image.fromarray(noise(70 + i, 90, 3)).save(folder / f"{i}.png")
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
-        for path in sorted(troubled.iterdir(), reverse=True):
-            if path.exists():
-                file.write(path, path.name)
+        for path in sorted(folder.iterdir(), reverse=True):
+            file.write(path, path.name)
     results = []
-    for name, source, workers in (("a", troubled, 1), ("b", troubled, 4), ("c", archive, 2)):
-        build_dataset(source, troubled.parent / f"{name}.zip", size=(64, 64), workers=workers)
-        results.append((troubled.parent / f"{name}.zip").read_bytes())
+    for name, source, workers in (("a", folder, 1), ("b", folder, 4), ("c", archive, 2)):
+        build_dataset(source, tmp_path / f"{name}.zip", size=(64, 64), workers=workers)
+        results.append((tmp_path / f"{name}.zip").read_bytes())
     assert results[0] == results[1] == results[2]
-    with zipfile.ZipFile(troubled.parent / "a.zip") as file:
+    with zipfile.ZipFile(tmp_path / "a.zip") as file:
         assert file.namelist()[0] == "00000/img00000000.png"
         assert file.namelist()[-1] == "dataset.json"
         assert json.loads(file.read("dataset.json")) == {"labels": None}
@@ -350,112 +280,6 @@ def test_labels_of_a_file(tmp_path: Path, kind: str) -> None:
     assert rebuilt.labels is not None
     assert rebuilt.labels.tolist() == dataset.labels.tolist()
     assert built(again / "first.zip", labels="none").labels is None
-
-
-def test_limit_counts_good_pictures(troubled: Path) -> None:
-    assert run("build", troubled, "--dest", troubled.parent / "out.zip", "--size", 64, "--limit", 2).exit_code == 0
-    assert len(open_dataset(troubled.parent / "out.zip")) == 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["nowhere", "--dest", "o.zip"], 1, "no source at nowhere"),
-        (["mixed", "--dest", "o.zip"], 1, "of 32x32 (2), 48x16 (1); choose one with --size"),
-        (["mixed", "--dest", "o.png", "--size", "32"], 1, "must be the name of a .zip file"),
-        (["mixed", "--dest", "no/where/o.zip", "--size", "32"], 1, "no folder"),
-        (
-            ["bad", "--dest", "o.zip", "--size", "32"],
-            1,
-            "nothing usable in bad: all 1 files skipped, first a.png: not a",
-        ),
-        (["bad", "--dest", "o.zip"], 1, "nothing usable in bad"),
-        (["void", "--dest", "o.zip", "--size", "32"], 1, "holds no files"),
-        (["bad/a.png", "--dest", "o.zip"], 1, "of no known kind"),
-        (["mixed", "--dest", "o.zip", "--size", "32", "--labels", "x.csv"], 1, "no such file"),
-        (["mixed", "--dest", "o.zip", "--size", "32", "--labels", "short.csv"], 1, "for 2 of 3 files, e.g. b.png"),
-        (["float.npy", "--dest", "o.zip"], 1, "floats must lie in 0..1, these reach from 0 to 126.5"),
-        (["objects.npy", "--dest", "o.zip"], 1, "is not a whole NumPy file of plain numbers"),
-        (["cut-idx3-ubyte.gz", "--dest", "o.zip"], 1, "is a damaged gzip file"),
-        (["mixed", "--dest", "o.zip", "--size", "huge"], 2, "'huge' is not WIDTHxHEIGHT"),
-        (["mixed", "--dest", "o.zip", "--background", "nocolor"], 2, "is not a colour"),
-        (["mixed"], 2, "Missing option '--dest'"),
-    ],
-)
-def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list, code: int, message: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    for folder in ("mixed", "bad", "void"):
-        Path(folder).mkdir()
-    for name, size in (("a.png", (32, 32)), ("b.png", (32, 32)), ("c.png", (48, 16))):
-        Image.new("RGB", size).save(Path("mixed") / name)
-    Path("bad/a.png").write_text("no picture")
-    Path("short.csv").write_text("a.png,0\n")
-    np.save("float.npy", np.linspace(0, 255, 2 * 8 * 8).reshape(2, 8, 8))
-    np.save("objects.npy", np.array([{}], object))
-    Path("cut-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(1000))[:-12])
-    result = run("build", *arguments)
-    assert result.exit_code == code, result.output
-    assert message in result.output
-    assert "Traceback" not in result.output
-    assert result.output.splitlines()[-1].startswith("Error: ")
-    assert not list(tmp_path.glob("*o.zip*"))
-
-
-def test_size_that_cannot_grow_is_built_with_a_warning(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    Image.new("RGB", (99, 33)).save(tmp_path / "in" / "a.png")
-    result = run("build", tmp_path / "in", "--dest", tmp_path / "o.zip")
-    assert result.exit_code == 0
-    assert "Warning: cannot grow pictures of 99x33" in result.output
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_build_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
-    np.save(tmp_path / "many.npy", np.zeros((200_000, 16, 16), np.uint8))
-    command = [sys.executable, "-m", "stylegen.tools.cli", "dataset", "build", "many.npy", "--dest", "out.zip"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    deadline = time.time() + 30
-    while not list(tmp_path.glob(".out.zip.*.tmp")) and time.time() < deadline:
-        time.sleep(0.02)
-    time.sleep(0.2)
-    process.send_signal(number)
-    output = process.communicate(timeout=30)[0].decode()
-    assert process.returncode not in (0, -number), output
-    assert "Traceback" not in output
-    assert [path.name for path in tmp_path.iterdir()] == ["many.npy"]
-
-
-def test_show_and_check(tmp_path: Path) -> None:
-    write_classes(tmp_path / "in")
-    data = tmp_path / "data.zip"
-    build_dataset(tmp_path / "in", data, labels="folders")
-    shown = run("show", data, "--out", tmp_path / "sheet.png")
-    assert shown.exit_code == 0, shown.output
-    assert "4 pictures, 32x32 rgb" in shown.output
-    assert "3 classes: ant 1, bee 1, cat 2" in shown.output
-    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
-    assert sheet.shape == (96, 64, 3)  # a row a class
-    assert sheet[64, 32].tolist() == [ord("c"), 0, 0]
-    assert sheet[0, 63].tolist() == [255, 255, 255]
-    checked = run("check", data)
-    assert checked.exit_code == 0
-    assert "every picture is whole" in checked.output
-    damaged = bytearray(data.read_bytes())
-    damaged[damaged.rindex(b"IDAT") + 8] ^= 255
-    data.write_bytes(damaged)
-    checked = run("check", data)
-    assert checked.exit_code == 1
-    assert "00000/img00000003.png is broken" in checked.output
-    assert "Error: 1 of 4 pictures" in checked.output
-
-
-def test_sheet_of_large_pictures_is_small(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    for i in range(3):
-        Image.new("RGBA", (512, 256), (i, 0, 0, 255)).save(tmp_path / "in" / f"{i}.png")
-    build_dataset(tmp_path / "in", tmp_path / "data.zip", channels=4)
-    assert run("show", tmp_path / "data.zip", "--out", tmp_path / "sheet.png").exit_code == 0
-    assert Image.open(tmp_path / "sheet.png").size == (3 * 128, 64)
 
 
 def test_decompression_bomb_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ def dataset() -> None:
     """
 
 
-@dataset.command()
+@dataset.command(short_help="Turn pictures of any kind into a data set.")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option(
     "--dest", "--out", type=click.Path(path_type=Path), required=True, metavar="OUT.zip", help="What to write."
@@ -122,7 +122,7 @@ def build(source: Path, dest: Path, fit: str, channels: str | None, **options: A
         click.echo(f"Warning: {error}", err=True)
 
 
-@dataset.command()
+@dataset.command(short_help="Describe a data set, and write a contact sheet.")
 @click.argument("data")
 @click.option("--out", type=click.Path(path_type=Path), metavar="SHEET.png", help="Default: NAME.sheet.png, here.")
 def show(data: str, out: Path | None) -> None:
@@ -147,7 +147,7 @@ def show(data: str, out: Path | None) -> None:
     click.echo(f"contact sheet of {len(tiles)}: {out}")
 
 
-@dataset.command()
+@dataset.command(short_help="Decode every picture of a data set.")
 @click.argument("data")
 @click.option(
     "--workers",

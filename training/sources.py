@@ -179,6 +179,7 @@ def _or_skip(look: Callable[[Listing, str], T], listing: Listing, name: str) -> 
     except UnidentifiedImageError as error:
         raise Skip("not a picture of a known format") from error
     except Image.DecompressionBombError as error:
-        raise Skip(f"too large: {one_line(error)}") from error
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # from once to twice the limit Pillow only warns
+        raise Skip(f"too large: more than {most / 1e6:.0f} million pixels") from error
     except Exception as error:  # Pillow's decoders and zipfile raise nearly anything on damaged data
         raise Skip(f"broken: {one_line(error)}") from error
