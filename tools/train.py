@@ -1,6 +1,7 @@
 """`stylegen train`."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,7 @@ def train(
     from stylegen.training import loop
 
     state_path = run_dir / loop.STATE_NAME
-    if state_path.exists() and not resume and not dry_run:
+    if not resume and not dry_run and (state_path.exists() or any(run_dir.glob("network-*.safetensors"))):
         raise click.UsageError(f"{run_dir} already holds a run; add --resume to go on, or give another --out")
     torch_device = pick_device(device)
     saved = loop.saved_config(state_path)[0] if state_path.exists() and resume else None
@@ -144,9 +145,9 @@ def _continued(
     saved: "Config", preset: str | None, cond: bool | None, dataset: "Dataset", options: dict[str, Any]
 ) -> "Config":
     """The saved config with what may change changed. Raises UserError that shows what may not."""
-    from stylegen import config as configs
+    from stylegen import config as configs, presets
 
-    config = _checked(_apply(saved, options))
+    config = _checked(presets.resolve(_apply(saved, options)))
     lines = configs.difference(config, saved)
     if preset not in (None, saved.preset):
         lines.append(f"preset: {preset} here, {saved.preset} in the saved run")
@@ -195,10 +196,17 @@ def _replace(config: "Config", path: str, value: Any) -> "Config":
 
 def _checked(config: "Config") -> "Config":
     from stylegen import config as configs
-    from stylegen.training import losses
+    from stylegen.training import losses, schedule
 
+    for name, section in configs.to_dict(config).items():
+        for key, value in section.items() if isinstance(section, dict) else ():
+            numbers = value.values() if isinstance(value, dict) else [value]
+            if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+                raise UserError(f"{name}.{key} is {value}; give a finite number")
     configs.validate(config)
     losses.check(config.loss)
+    if schedule.total_images(config) < 1:
+        raise UserError(f"schedule.total_kimg is {config.schedule.total_kimg:g}, less than one picture; 0.001 is one")
     return config
 
 

@@ -6,11 +6,12 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from stylegen import __version__, config as configs
 from stylegen.checkpoint import save_network
@@ -19,10 +20,10 @@ from stylegen.errors import UserError
 from stylegen.files import remove_leftovers, write_atomic
 
 from .dataset import Dataset, Loader
-from .report import Reporter, preview, save_reals, stage_text
-from .schedule import Stage, due, stage_at, total_images
+from .report import Reporter, naming, preview, save_reals, stage_text
+from .schedule import due, stage_at, total_images
 from .state import STATE_NAME, TrainState, fresh, saved_config
-from .step import Stats, iterate
+from .step import iterate
 
 __all__ = ["STATE_NAME", "saved_config", "save_snapshot", "train"]
 
@@ -37,14 +38,16 @@ def train(config: Config, run_dir: Path, dataset: Dataset, *, device: torch.devi
     SIGTERM finish the iteration and save. Raises UserError for a state that does not fit and for a non-finite loss,
     OSError where a file cannot be written; the last saved state stays in every case.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(run_dir)
+    previews = run_dir / "previews"
+    previews.mkdir(parents=True, exist_ok=True)
+    for folder in (run_dir, previews):
+        remove_leftovers(folder)
     state = fresh(config, device)
     if (run_dir / STATE_NAME).exists():
         state.load(run_dir / STATE_NAME)
         state.config = config
-    write_atomic(run_dir / "config.json", json.dumps(configs.to_dict(config), indent=2) + "\n")
-    (run_dir / "previews").mkdir(exist_ok=True)
+    with naming(run_dir / "config.json"):
+        write_atomic(run_dir / "config.json", json.dumps(configs.to_dict(config), indent=2) + "\n")
     g = config.generator
     loader = Loader(
         dataset,
@@ -60,6 +63,9 @@ def train(config: Config, run_dir: Path, dataset: Dataset, *, device: torch.devi
         with loader, _stop_signals() as stop:
             _begin(state, run_dir, loader, reporter)
             _run(state, run_dir, loader, reporter, stop)
+    except UserError as error:
+        reporter.log(f"Error: {error}", show=False)
+        raise
     finally:
         reporter.close()
     return state
@@ -69,28 +75,30 @@ def _run(state: TrainState, run_dir: Path, loader: Loader, reporter: Reporter, s
     config, total = state.config, total_images(state.config)
     started = last_save = time.monotonic()
     shown_early = False
-    while state.images_seen < total and not stop.is_set():
+    ends = state.images_seen >= total
+    while not ends:
         before = state.images_seen
         stage = stage_at(config, before)
         stats = iterate(state, loader)
-        _check_finite(config, stage, stats, run_dir, before)
+        _check_finite(state, stats, run_dir, before)
         seen, now = state.images_seen, time.monotonic()
         reporter.add(config, stage, stats, seen)
         ends = seen >= total or stop.is_set()
-        if due(stage.tick, before, seen) or ends:
+        if due(max(stage.tick, 1), before, seen) or ends:
             reporter.report(stage, seen)
         early = not shown_early and now - started > FIRST_PREVIEW_SEC
         if due(1000 * config.output.preview_kimg, before, seen) or early or ends:
             preview(state, preview_path(run_dir, seen))
             shown_early = True
         snapshot = due(1000 * config.output.snapshot_kimg, before, seen) or ends
-        if snapshot:
-            save_snapshot(state, run_dir)
         if snapshot or now - last_save > SAVE_EVERY_SEC:
+            _check_finite(state, state.tensors(), run_dir, seen)
+            if snapshot:
+                save_snapshot(state, run_dir, loader.dataset.class_names)
             state.save(run_dir / STATE_NAME)
             last_save = time.monotonic()
-    done = "Finished" if state.images_seen >= total else "Stopped; go on with --resume,"
-    reporter.log(f"{done} at {state.images_seen / 1000:g} kimg. State: {run_dir / STATE_NAME}")
+    verb, more = ("Finished", "") if state.images_seen >= total else ("Stopped", "; --resume goes on")
+    reporter.log(f"{verb} at {state.images_seen / 1000:g} kimg{more}. State: {run_dir / STATE_NAME}")
 
 
 def _begin(state: TrainState, run_dir: Path, loader: Loader, reporter: Reporter) -> None:
@@ -103,7 +111,7 @@ def _begin(state: TrainState, run_dir: Path, loader: Loader, reporter: Reporter)
         f"{config.generator.channels} channels, {state.device}, now {stage_text(config, stage)}. "
         f"Previews: {run_dir / 'previews'}"
     )
-    if not (run_dir / "reals.png").exists():
+    if seen == 0 or not (run_dir / "reals.png").exists():
         save_reals(config, loader, run_dir / "reals.png")
     if seen == 0:
         preview(state, preview_path(run_dir, 0))
@@ -114,7 +122,7 @@ def preview_path(run_dir: Path, images_seen: int) -> Path:
     return run_dir / "previews" / f"kimg-{images_seen / 1000:010.3f}.png"
 
 
-def save_snapshot(state: TrainState, run_dir: Path) -> Path:
+def save_snapshot(state: TrainState, run_dir: Path, class_names: list[str] | None = None) -> Path:
     """Writes network-KIMG.safetensors (G_ema, its provenance), drops those past the retention. Raises OSError."""
     config, stage = state.config, stage_at(state.config, state.images_seen)
     provenance: dict[str, Any] = {
@@ -129,6 +137,8 @@ def save_snapshot(state: TrainState, run_dir: Path) -> Path:
         "stylegen": __version__,
         "torch": torch.__version__.split("+")[0],
     }
+    if class_names and len(class_names) == config.generator.label_size:
+        provenance["class_names"] = class_names
     path = run_dir / f"network-{state.images_seen // 1000:06d}.safetensors"
     save_network(path, state.G_ema, provenance)
     if config.output.keep_networks:
@@ -137,13 +147,15 @@ def save_snapshot(state: TrainState, run_dir: Path) -> Path:
     return path
 
 
-def _check_finite(config: Config, stage: Stage, stats: Stats, run_dir: Path, images_seen: int) -> None:
-    bad = [name for name, value in stats.items() if not torch.isfinite(value).all()]
+def _check_finite(state: TrainState, tensors: dict[str, Tensor], run_dir: Path, images_seen: int) -> None:
+    """Raises UserError for statistics, or weights about to be saved, that are not finite."""
+    bad = [name for name, value in tensors.items() if not value.isfinite().all()]
     if bad:
-        kept = run_dir / STATE_NAME
-        state = f"the last good state is kept in {kept}" if kept.exists() else "no state had been saved yet"
+        names = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
+        stage, kept = stage_at(state.config, images_seen), run_dir / STATE_NAME
+        good = f"the last good state is kept in {kept}" if kept.exists() else "no state had been saved yet"
         raise UserError(
-            f"{', '.join(bad)} became non-finite at {images_seen / 1000:g} kimg ({stage_text(config, stage)}); {state};"
+            f"{names} became non-finite at {images_seen / 1000:g} kimg ({stage_text(state.config, stage)}); {good};"
             " try a lower --lr or a higher --gamma in a new --out"
         )
 
@@ -157,7 +169,8 @@ def _stop_signals() -> Iterator[threading.Event]:
         if stop.is_set():
             os._exit(128 + number)
         stop.set()
-        os.write(2, b"\nFinishing this step and saving; once more to quit at once.\n")
+        with suppress(OSError):  # the terminal may be gone
+            os.write(2, b"\nFinishing this step and saving; once more to quit at once.\n")
 
     if threading.current_thread() is not threading.main_thread():
         yield stop

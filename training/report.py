@@ -1,8 +1,13 @@
 """What a run tells: progress bar, log.txt, stats.jsonl, TensorBoard, pictures."""
 
+import contextlib
+import io
 import json
+import os
+import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +30,32 @@ MAX_SHEET_PX = 1024
 
 
 class Reporter:
-    """Keeps the means of the statistics since the last report and writes them where people and programs look."""
+    """Keeps the means of the statistics since the last report and writes them where people and programs look.
+
+    Files are opened for each line, so that a full disk is one OSError, which names the file. What cannot be shown,
+    because the terminal is gone, is left out.
+    """
 
     def __init__(self, config: Config, run_dir: Path, images_seen: int):
-        self.run_dir, self.started, self.first_image = run_dir, time.monotonic(), images_seen
+        self.run_dir, self.started, self.total = run_dir, time.monotonic(), total_images(config)
         self.elapsed_before = _cut_stats(run_dir / "stats.jsonl", images_seen)
-        self.stats_file = open(run_dir / "stats.jsonl", "a", encoding="utf-8")
-        self.log_file = open(run_dir / "log.txt", "a", encoding="utf-8")
+        self.events, self.terminal = _Events(run_dir, images_seen), _Terminal()
         self.bar = tqdm(
-            total=total_images(config),
-            initial=images_seen,
+            total=self.total,
+            initial=min(images_seen, self.total),
             unit="img",
             unit_scale=True,
             dynamic_ncols=True,
-            file=sys.stderr,
+            file=self.terminal,
             mininterval=0.5 if sys.stderr.isatty() else 30.0,
         )
-        self.tensorboard = _tensorboard(run_dir, images_seen)
         self._restart(images_seen)
 
-    def log(self, line: str) -> None:
+    def log(self, line: str, *, show: bool = True) -> None:
         """A line to the terminal and to log.txt, there with the time."""
-        self.bar.write(line, file=sys.stderr)
-        print(time.strftime("%Y-%m-%d %H:%M:%S"), line, file=self.log_file, flush=True)
+        if show:
+            self.bar.write(line, file=self.terminal)
+        _append(self.run_dir / "log.txt", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n".encode())
 
     def add(self, config: Config, stage: Stage, stats: dict[str, Tensor], images_seen: int) -> None:
         """Counts an iteration in."""
@@ -55,7 +63,7 @@ class Reporter:
             total, count = self.sums.get(name, (0.0, 0))
             self.sums[name] = (total + value.detach().double(), count + 1)
         self.bar.set_description_str(stage_text(config, stage), refresh=False)
-        self.bar.update(images_seen - self.bar.n)
+        self.bar.update(min(images_seen, self.total) - self.bar.n)
 
     def report(self, stage: Stage, images_seen: int) -> None:
         """Writes the means since the last report; the memory is this process's peak."""
@@ -74,21 +82,15 @@ class Reporter:
         }
         means = {name: float(total) / count for name, (total, count) in self.sums.items()}
         row |= {name: float(f"{mean:.6g}") for name, mean in means.items()}
-        print(json.dumps(row), file=self.stats_file, flush=True)
-        if self.tensorboard:
-            for name, value in row.items():
-                if isinstance(value, (int, float)) and name != "images_seen":
-                    self.tensorboard.add_scalar(name, value, images_seen)
+        _append(self.run_dir / "stats.jsonl", f"{json.dumps(row)}\n".encode())
+        self.events.add({name: v for name, v in row.items() if name not in ("images_seen", "resolution")}, images_seen)
         shown = {name: means[name] for name in ("loss/d", "loss/g") if name in means}
         self.bar.set_postfix({name: f"{mean:.3f}" for name, mean in shown.items()}, refresh=False)
         self._restart(images_seen)
 
     def close(self) -> None:
+        """Ends the progress bar; errors that follow start on a line of their own."""
         self.bar.close()
-        self.stats_file.close()
-        self.log_file.close()
-        if self.tensorboard:
-            self.tensorboard.close()
 
     def _restart(self, images_seen: int) -> None:
         self.sums: dict[str, tuple[Any, int]] = {}
@@ -140,25 +142,81 @@ def save_reals(config: Config, loader: Loader, path: Path) -> None:
     pictures.save_image(pictures.grid(reals, columns, rows), path)
 
 
+class _Terminal:
+    """Standard error, which may go away without ending the run: Ctrl-C on `stylegen train ... | tee` ends tee first."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
+class _Events:
+    """TensorBoard's event file of this process, where tensorboard is installed.
+
+    Its own writer works in a thread, which answers a full disk with a traceback, and loses what a kill finds unwritten.
+    """
+
+    def __init__(self, run_dir: Path, images_seen: int):
+        try:
+            from tensorboard.compat.proto import event_pb2, summary_pb2
+            from tensorboard.summary.writer.record_writer import RecordWriter
+        except ImportError:  # an optional extra
+            self.path = None
+            return
+        self.Event, self.Summary, self.RecordWriter = event_pb2.Event, summary_pb2.Summary, RecordWriter
+        now = time.time()
+        self.path = run_dir / f"events.out.tfevents.{now:.0f}.{socket.gethostname()}.{os.getpid()}"
+        # TensorBoard drops what an earlier process, since killed, has told about later steps.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write(file_version="brain.Event:2", wall_time=now, step=images_seen)
+        self._write(session_log=start, wall_time=now, step=images_seen)
+
+    def add(self, scalars: dict[str, float], images_seen: int) -> None:
+        """A point of each curve."""
+        if self.path:
+            values = [self.Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+            self._write(summary=self.Summary(value=values), wall_time=time.time(), step=images_seen)
+
+    def _write(self, **fields: Any) -> None:
+        assert self.path
+        record = io.BytesIO()
+        self.RecordWriter(record).write(self.Event(**fields).SerializeToString())
+        _append(self.path, record.getvalue())
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError from inside names `path`, where that of a full disk names no file."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def _append(path: Path, data: bytes) -> None:
+    with naming(path), open(path, "ab") as file:
+        file.write(data)
+
+
 def _cut_stats(path: Path, images_seen: int) -> float:
     """Drops the rows after `images_seen`, which the resumed run writes again; returns the seconds trained before."""
     if not path.exists():
         return 0.0
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
         except ValueError:  # half a line, from a run that was killed
             continue
         if row["images_seen"] <= images_seen:
             rows.append(row)
-    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+    with naming(path):
+        write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
     return rows[-1]["elapsed_sec"] if rows else 0.0
-
-
-def _tensorboard(run_dir: Path, images_seen: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:  # an optional extra
-        return None
-    return SummaryWriter(str(run_dir), purge_step=images_seen)
