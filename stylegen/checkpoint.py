@@ -131,15 +131,11 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[st
         header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    try:
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for name in names:
-                flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-                file.write(flat.view(torch.uint8).numpy().data)
-    except OSError as error:
-        reason = error.strerror or error
-        raise OSError(f"cannot write {path}: {reason}; what stood there before is unchanged") from error
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+            file.write(flat.view(torch.uint8).numpy().data)
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

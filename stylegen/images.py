@@ -90,8 +90,5 @@ def save_image(image: Tensor, path: str | Path) -> None:
     """
     path = Path(path)
     kind = check_format(path.suffix, image.shape[0], (image.shape[1], image.shape[2]))
-    try:
-        with atomic_path(path) as temporary:
-            to_pil(image).save(temporary, kind, **_QUALITY[kind])
-    except OSError as error:  # of a full disk, say, which names no file
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    with atomic_path(path) as temporary:
+        to_pil(image).save(temporary, kind, **_QUALITY[kind])

@@ -95,47 +95,18 @@ def progan_1024(size: Size, channels: int, label_size: int, gpus: int = 1) -> Co
 
 
 def small_32(size: Size, channels: int, label_size: int, gpus: int = 1) -> Config:
-    """A reduced StyleGAN for 32x32 pictures on a CPU."""
-    schedule = ScheduleConfig(
-        initial_level=0,
-        hold_kimg=8.0,
-        fade_kimg=8.0,
-        total_kimg=400.0,
-        batch_default=32,
-        gpus=gpus,
-        lr_default=0.002,
-    )
-    return _small("small-32", size, channels, label_size, schedule, fmap_base=512, fmap_max=64, penalty_interval=8)
+    """A reduced StyleGAN for 32x32 pictures on a CPU: full size at 32 kimg."""
+    return _small("small-32", size, channels, label_size, gpus, fmap_base=512, fmap_max=64, total_kimg=600.0)
 
 
 def small_64(size: Size, channels: int, label_size: int, gpus: int = 1) -> Config:
-    """A reduced StyleGAN for 64x64 pictures on a CPU."""
-    schedule = ScheduleConfig(
-        initial_level=1,
-        hold_kimg=12.0,
-        fade_kimg=12.0,
-        total_kimg=500.0,
-        batch={64: 16},
-        batch_default=32,
-        gpus=gpus,
-        lr_default=0.002,
-    )
-    return _small("small-64", size, channels, label_size, schedule, fmap_base=1024, fmap_max=96, penalty_interval=8)
+    """A reduced StyleGAN for 64x64 pictures on a CPU: full size at 48 kimg."""
+    return _small("small-64", size, channels, label_size, gpus, fmap_base=1024, fmap_max=96, total_kimg=400.0)
 
 
 def small_128(size: Size, channels: int, label_size: int, gpus: int = 1) -> Config:
-    """A reduced StyleGAN for 128x128 pictures on a CPU or one small GPU."""
-    schedule = ScheduleConfig(
-        initial_level=1,
-        hold_kimg=20.0,
-        fade_kimg=20.0,
-        total_kimg=1000.0,
-        batch={64: 16, 128: 16},
-        batch_default=32,
-        gpus=gpus,
-        lr_default=0.002,
-    )
-    return _small("small-128", size, channels, label_size, schedule, fmap_base=2048, fmap_max=128, penalty_interval=8)
+    """A reduced StyleGAN for 128x128 pictures on a CPU or one small GPU: full size at 64 kimg."""
+    return _small("small-128", size, channels, label_size, gpus, fmap_base=1024, fmap_max=96, total_kimg=400.0)
 
 
 PRESETS: dict[str, Callable[[Size, int, int, int], Config]] = {
@@ -164,14 +135,12 @@ LOSSES: dict[str, dict[str, Any]] = {
 
 
 def resolve(config: Config) -> Config:
-    """`config` with every AUTO_GAMMA replaced by `default_gamma` of the final resolution and batch."""
-    levels, schedule = config.generator.levels, config.schedule
+    """`config` with AUTO_GAMMA replaced: R1's by `default_gamma` of the final resolution and batch, R2's by R1's."""
+    levels, schedule, loss = config.generator.levels, config.schedule, config.loss
     batch = int(schedule.batch.get(2 << levels, schedule.batch_default))
-    gamma = default_gamma(resolution_of(config.generator, levels - 1), batch)
-    gammas: dict[str, Any] = {
-        name: gamma for name in ("r1_gamma", "r2_gamma") if getattr(config.loss, name) == AUTO_GAMMA
-    }
-    return replace(config, loss=replace(config.loss, **gammas))
+    r1, r2 = loss.r1_gamma, loss.r2_gamma
+    r1 = default_gamma(resolution_of(config.generator, levels - 1), batch) if r1 == AUTO_GAMMA else r1
+    return replace(config, loss=replace(loss, r1_gamma=r1, r2_gamma=r1 if r2 == AUTO_GAMMA else r2))
 
 
 def preset(name: str, size: Size, channels: int, label_size: int, gpus: int = 1) -> Config:
@@ -199,12 +168,13 @@ def _small(
     size: Size,
     channels: int,
     label_size: int,
-    schedule: ScheduleConfig,
+    gpus: int,
     *,
     fmap_base: int,
     fmap_max: int,
-    penalty_interval: int,
+    total_kimg: float,
 ) -> Config:
+    """What the small presets share: few channels, small batches, fast growth, and an R1 that keeps short runs calm."""
     base, levels = base_of(size)
     shared: dict[str, Any] = {
         "base": base,
@@ -214,14 +184,18 @@ def _small(
         "fmap_base": fmap_base,
         "fmap_max": fmap_max,
     }
+    schedule = ScheduleConfig(
+        hold_kimg=8.0, fade_kimg=8.0, total_kimg=total_kimg, batch_default=16, gpus=gpus, lr_default=0.003
+    )
     return Config(
         preset=name,
         generator=GeneratorConfig(latent_size=128, style_size=128, mapping_layers=4, mapping_width=128, **shared),
         discriminator=DiscriminatorConfig(**shared),
         schedule=schedule,
-        loss=LossConfig(r1_gamma=AUTO_GAMMA, penalty_interval=penalty_interval, mixing_probability=0.9),
+        loss=LossConfig(r1_gamma=10.0, penalty_interval=4, mixing_probability=0.5),
         optimizer=OptimizerConfig(),
-        output=OutputConfig(snapshot_kimg=50.0, preview_kimg=2.0),
+        training=TrainingConfig(ema_half_life_kimg=5.0, ema_rampup=0.1),
+        output=OutputConfig(snapshot_kimg=20.0, preview_kimg=2.0),
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stylegen.errors import UserError
-from stylegen.presets import LOSSES, PRESETS
+from stylegen.presets import AUTO_GAMMA, LOSSES, PRESETS
 
 from .options import DEVICES, SizeType, pick_device
 
@@ -34,6 +34,19 @@ FIELDS: dict[str, tuple[str, str | None]] = {
 }
 
 
+class GammaType(click.FloatRange):
+    """A weight of at least 0, or `auto`."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return "FLOAT|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        return AUTO_GAMMA if value == "auto" else super().convert(value, param, ctx)
+
+
 @click.command()
 @click.argument("data", type=click.Path())
 @click.option("--out", "run_dir", required=True, type=click.Path(file_okay=False, path_type=Path), help="Run folder.")
@@ -47,7 +60,9 @@ FIELDS: dict[str, tuple[str, str | None]] = {
 @click.option("--fade-kimg", type=click.FloatRange(min=0), help="How long a level fades in.")
 @click.option("--batch", type=click.IntRange(min=1), help="Pictures a step, at every level.")
 @click.option("--lr", type=POSITIVE, help="Learning rate of both networks, at every level.")
-@click.option("--gamma", type=click.FloatRange(min=0), help="R1 weight.  [default: 0.0002 * pixels / batch]")
+@click.option(
+    "--gamma", type=GammaType(), help="R1 weight; auto: 0.0002 * pixels / batch.  [default: the preset's, or auto]"
+)
 @click.option(
     "--loss", type=click.Choice(list(LOSSES)), help="Objective with its usual regularisers.  [default: the preset's]"
 )
