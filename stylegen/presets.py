@@ -134,6 +134,14 @@ LOSSES: dict[str, dict[str, Any]] = {
 }
 
 
+def with_loss(config: Config, name: str) -> Config:
+    """`config` with the recipe of `--loss NAME`; R1 gets its default weight where neither it nor the preset gives one."""
+    recipe = LOSSES[name]
+    if "r1_gamma" not in recipe and config.loss.r1_gamma == 0:
+        recipe = recipe | {"r1_gamma": AUTO_GAMMA}
+    return replace(config, loss=replace(config.loss, **recipe))
+
+
 def resolve(config: Config) -> Config:
     """`config` with AUTO_GAMMA replaced: R1's by `default_gamma` of the final resolution and batch, R2's by R1's."""
     levels, schedule, loss = config.generator.levels, config.schedule, config.loss

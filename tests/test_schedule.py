@@ -4,18 +4,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stylegen.config import Config, from_dict, to_dict, validate
+from stylegen.config import Config, ScheduleConfig, from_dict, to_dict, validate
 from stylegen.errors import UserError
-from stylegen.presets import PRESETS, default_gamma, preset, resolve
+from stylegen.presets import PRESETS, default_gamma, preset, resolve, with_loss
 from stylegen.training import losses
 from stylegen.training.schedule import describe, due, phase_of, stage_at, total_images
 
 GOLDEN = Path(__file__).parent / "golden"
+SMALL = {"initial_level": 0, "hold_kimg": 8.0, "fade_kimg": 8.0, "batch_default": 32, "lr_default": 0.002}
 
 
 def small(**changes: object) -> Config:
     config = preset("small-32", (32, 32), 3, 0)
-    return dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, **changes))
+    schedule = ScheduleConfig(**(SMALL | changes))
+    return dataclasses.replace(config, schedule=schedule)
 
 
 def growth(config: Config, images_seen: int) -> tuple[int, float]:
@@ -113,8 +115,18 @@ def test_presets_are_valid_and_survive_json(name: str, size: tuple[int, int], ch
     last = stage_at(config, total_images(config))
     assert last.resolution == size
     assert config.generator.channels == channels
-    if name.startswith("small"):
-        assert config.loss.r1_gamma == pytest.approx(0.0002 * size[0] * size[1] / last.batch)
+
+
+def test_gamma_is_the_rule_where_preset_and_loss_give_none() -> None:
+    rule = 0.0002 * 32 * 32 / 64
+    progan = preset("progan-1024", (32, 32), 3, 0)
+    assert resolve(progan).loss.r1_gamma == 0  # it has a penalty of its own
+    assert resolve(with_loss(progan, "hinge")).loss.r1_gamma == pytest.approx(rule)
+    assert resolve(with_loss(progan, "wgan")).loss.r1_gamma == 0
+    both = resolve(with_loss(progan, "rpgan")).loss
+    assert both.r1_gamma == both.r2_gamma == pytest.approx(rule)
+    small_32 = preset("small-32", (32, 32), 3, 0)
+    assert resolve(with_loss(small_32, "rpgan")).loss.r2_gamma == small_32.loss.r1_gamma > 0
 
 
 def test_bad_presets() -> None:

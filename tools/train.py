@@ -191,10 +191,11 @@ def _label_size(cond: bool | None, dataset: "Dataset") -> int:
 
 def _apply(config: "Config", options: dict[str, Any]) -> "Config":
     """`config` with the command line's options; None means not given."""
+    from stylegen import presets
     from stylegen.config import override
 
     if options["loss"]:
-        config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, **LOSSES[options["loss"]]))
+        config = presets.with_loss(config, options["loss"])
     for name, (path, table) in FIELDS.items():
         if options[name] is not None:
             config = _replace(config, path, options[name])
