@@ -20,7 +20,7 @@ from stylegen.errors import UserError
 from stylegen.files import remove_leftovers, write_atomic
 
 from .dataset import Dataset, Loader
-from .report import Reporter, naming, preview, save_reals, stage_text
+from .report import Reporter, preview, save_reals, stage_text
 from .schedule import due, stage_at, total_images
 from .state import STATE_NAME, TrainState, fresh, saved_config
 from .step import iterate
@@ -42,12 +42,12 @@ def train(config: Config, run_dir: Path, dataset: Dataset, *, device: torch.devi
     previews.mkdir(parents=True, exist_ok=True)
     for folder in (run_dir, previews):
         remove_leftovers(folder)
+    config = configs.from_dict(Config, configs.to_dict(config))  # as it is read back: 8 in a table becomes 8.0
     state = fresh(config, device)
     if (run_dir / STATE_NAME).exists():
         state.load(run_dir / STATE_NAME)
         state.config = config
-    with naming(run_dir / "config.json"):
-        write_atomic(run_dir / "config.json", json.dumps(configs.to_dict(config), indent=2) + "\n")
+    write_atomic(run_dir / "config.json", json.dumps(configs.to_dict(config), indent=2) + "\n")
     g = config.generator
     loader = Loader(
         dataset,

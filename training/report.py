@@ -7,7 +7,6 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 from stylegen import images as pictures
 from stylegen.config import Config, resolution_of, size_text
-from stylegen.files import write_atomic
+from stylegen.files import naming, write_atomic
 from stylegen.latents import latents, one_hot
 from stylegen.networks.layers import upscale
 
@@ -191,15 +190,6 @@ class _Events:
         _append(self.path, record.getvalue())
 
 
-@contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """An OSError from inside names `path`, where that of a full disk names no file."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-
-
 def _append(path: Path, data: bytes) -> None:
     with naming(path), open(path, "ab") as file:
         file.write(data)
@@ -217,6 +207,5 @@ def _cut_stats(path: Path, images_seen: int) -> float:
             continue
         if row["images_seen"] <= images_seen:
             rows.append(row)
-    with naming(path):
-        write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
     return rows[-1]["elapsed_sec"] if rows else 0.0

@@ -1,0 +1,69 @@
+"""Data and runs that are small enough for tests: pictures of noise, networks of eight channels."""
+
+import io
+import json
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from stylegen.tools.cli import cli
+
+PROGRAM = [sys.executable, "-m", "stylegen.tools.cli"]
+# Hold and fade for 100 images each: fades from 100 to 200 and from 300 to 400.
+NETWORKS = {"fmap_max": 8, "latent_size": 16, "style_size": 16, "mapping_width": 16, "mapping_layers": 2}
+SCHEDULE = ["--batch", "8", "--hold-kimg", ".1", "--fade-kimg", ".1"]
+SETTINGS = {"schedule.initial_level": 0, "schedule.tick_kimg_default": 0.05, "discriminator.fmap_max": 8}
+
+
+def data_zip(
+    path: Path, *, size: tuple[int, int] = (16, 16), mode: str = "RGB", count: int = 40, classes: int = 0, seed: int = 0
+) -> Path:
+    """A data set of noise, size (height, width); labels count up to `classes`."""
+    random, names = np.random.default_rng(seed), [f"{i:03d}.png" for i in range(count)]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            pixels = random.integers(0, 256, (*size, len(mode)), np.uint8)
+            file = io.BytesIO()
+            Image.fromarray(pixels[:, :, 0] if mode == "L" else pixels).save(file, "png")
+            archive.writestr(name, file.getvalue())
+        if classes:
+            labels = [[name, i % classes] for i, name in enumerate(names)]
+            archive.writestr("dataset.json", json.dumps({"labels": labels}))
+    return path
+
+
+def train_arguments(data: Path, out: Path, *options: object, preset: str = "small-32", kimg: float = 0.1) -> list[str]:
+    """The command line of a tiny run; later options win."""
+    settings = SETTINGS | {f"generator.{name}": value for name, value in NETWORKS.items()}
+    sets = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    fixed = ["--preset", preset, *sets, *SCHEDULE, "--kimg", str(kimg), "--device", "cpu"]
+    return ["train", str(data), "--out", str(out), *fixed, *map(str, options)]
+
+
+def invoke(arguments: list[str], code: int = 0) -> Result:
+    """Runs a command in this process and checks its exit code; errors must be one line, alone and last."""
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == code, f"{result.stderr}\n{result.exc_info}"
+    assert isinstance(result.exception, SystemExit | type(None)), result.exc_info
+    if code:
+        assert error_line(result.stderr)
+    return result
+
+
+def error_line(stderr: str) -> str:
+    """The text of the only "Error: " line, which stands alone at the end, apart from a progress bar."""
+    assert "Traceback" not in stderr, stderr
+    *before, last = stderr.rstrip("\n").split("\n")
+    assert last.startswith("Error: "), stderr
+    assert "Error: " not in "\n".join(before), stderr
+    return last.removeprefix("Error: ")
+
+
+def rows(run: Path) -> list[dict]:
+    """The rows of stats.jsonl so far."""
+    path = run / "stats.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
