@@ -19,6 +19,7 @@ PACKAGES = {
 }
 
 TENSORBOARD = ["tensorboard"]
+PLOT = ["matplotlib>=3.6"]
 TEST = ["pytest>=8"]
 LINT = ["ruff>=0.9", "mypy>=1.14", "clang-format>=19", "pre-commit>=4", "types-tqdm"]
 
@@ -51,9 +52,10 @@ setup(
     install_requires=["torch>=2.10", "numpy>=1.24", "pillow>=10", "click>=8.1", "safetensors>=0.4", "tqdm>=4.60"],
     extras_require={
         "tensorboard": TENSORBOARD,
+        "plot": PLOT,
         "test": TEST,
         "dev": TEST + LINT,
-        "all": TENSORBOARD,
+        "all": TENSORBOARD + PLOT,
     },
     packages=list(PACKAGES),
     package_dir=PACKAGES,

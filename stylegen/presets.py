@@ -135,7 +135,7 @@ LOSSES: dict[str, dict[str, Any]] = {
 
 
 def with_loss(config: Config, name: str) -> Config:
-    """`config` with the recipe of `--loss NAME`; R1 gets its default weight where neither it nor the preset gives one."""
+    """`config` with the recipe of `--loss NAME`; R1 gets its default weight where neither gives one."""
     recipe = LOSSES[name]
     if "r1_gamma" not in recipe and config.loss.r1_gamma == 0:
         recipe = recipe | {"r1_gamma": AUTO_GAMMA}

@@ -14,6 +14,7 @@ COMMANDS = {
     "dataset": ("stylegen.tools.dataset", "Build, show and check data sets."),
     "train": ("stylegen.tools.train", "Train a generator, or go on with a run."),
     "generate": ("stylegen.tools.generate", "Make pictures from seeds."),
+    "plot": ("stylegen.tools.plot", "Draw the curves of a run."),
     "info": ("stylegen.tools.info", "Tell what a network is: configuration, sizes, provenance."),
 }
 

@@ -1,0 +1,85 @@
+"""`stylegen plot`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stylegen.errors import UserError
+
+PANELS = {
+    "losses": ("loss/d", "loss/g"),
+    "mean scores of D": ("scores/real", "scores/fake"),
+    "gradient penalties": ("penalty/r1", "penalty/r2", "penalty/gp"),
+    "images / s": ("images_per_sec",),
+}
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Picture.  [default: RUN/stats.png]")
+def plot(run: Path, out: Path | None) -> None:
+    """Draw a run's losses, scores, penalties and speed against kimg, with its growth: stats.jsonl as a picture.
+
+    Needs matplotlib: `pip install stylegen[plot]`.
+
+    \b
+    Examples:
+      stylegen plot runs/faces
+      stylegen plot runs/faces --out losses.png
+    """
+    from stylegen.files import write_atomic
+
+    if not run.is_dir():
+        raise click.BadParameter(f"no run folder at {str(run)!r}; give the --out of `stylegen train`", param_hint="RUN")
+    out = out or run / "stats.png"
+    write_atomic(out, draw(read_stats(run / "stats.jsonl"), run.name))
+    click.echo(out)
+
+
+def read_stats(path: Path) -> list[dict[str, Any]]:
+    """The rows of a stats.jsonl; half a last line, of a run that is writing it, is left out. Raises UserError."""
+    rows = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+    if not rows:
+        raise UserError(f"{path} has no statistics yet; a run writes its first row at its first tick")
+    return rows
+
+
+def draw(rows: list[dict[str, Any]], title: str) -> bytes:
+    """A PNG with a panel for each of PANELS that the rows have; grey bands are fades. Raises UserError."""
+    import io
+
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError("drawing needs matplotlib; install it with `pip install stylegen[plot]`") from error
+
+    panels = {name: [key for key in keys if any(key in row for row in rows)] for name, keys in PANELS.items()}
+    panels = {name: keys for name, keys in panels.items() if keys}
+    figure = Figure(figsize=(8, 2.2 * len(panels)), layout="constrained")
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (name, keys) in zip(axes, panels.items(), strict=True):
+        for key in keys:
+            points = [(row["kimg"], row[key]) for row in rows if key in row]
+            axis.plot(*zip(*points, strict=True), label=key, linewidth=1)
+        for before, row in zip(rows, rows[1:], strict=False):
+            if row["alpha"] < 1:
+                axis.axvspan(before["kimg"], row["kimg"], color="0.92", linewidth=0)
+        axis.set_title(name, fontsize=9, loc="left")
+        axis.legend(fontsize=8, frameon=False)
+        axis.grid(alpha=0.3)
+    axes[-1].set_xlabel("thousands of real images (kimg)")
+    levels = {row["level"]: row for row in reversed(rows)}  # the first row of each level
+    for row in levels.values():
+        axes[0].annotate(row["resolution"], (row["kimg"], 0.92), xycoords=("data", "axes fraction"), fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()
