@@ -110,3 +110,32 @@ def test_mistakes_are_named():
         legacy.from_variables("stylegan.D", variables, kwargs | {"resolution": 64})
     with pytest.raises(UserError, match="has shape"):
         legacy.from_variables("stylegan.D", variables, kwargs | {"fmap_max": 8})
+
+
+@pytest.fixture(scope="module")
+def training_golden():
+    with np.load(GOLDEN / "sg1_loss.npz") as file:
+        arrays = {key: file[key] for key in file.files}
+    kwargs = json.loads(str(arrays["meta"]))["G_kwargs"]
+    network = legacy.from_variables("stylegan.G", {k[5:]: v for k, v in arrays.items() if k[:5] == "varG/"}, kwargs)
+    return arrays, network
+
+
+@pytest.mark.parametrize("cutoff", [1, 3])
+@pytest.mark.parametrize("lod", ["0", "0.5"])
+def test_style_mixing(training_golden, cutoff, lod):
+    arrays, network = training_golden
+    w1, w2 = (network.mapping(torch.from_numpy(arrays[f"in/{name}"])) for name in ("z", "z2_mixing"))
+    resolution, alpha = legacy.stage_of_lod(float(lod), 16)
+    with torch.no_grad():
+        w = torch.cat([w1[:, :cutoff], w2[:, cutoff:]], 1)
+        images = enlarge(network.synthesis(w, resolution=resolution, alpha=alpha), 16)
+    np.testing.assert_allclose(images.numpy(), arrays[f"stylemix/cutoff{cutoff}/lod{lod}"], **STYLEGAN_IMAGE)
+
+
+def test_running_average_of_w(training_golden):
+    arrays, network = training_golden
+    w_avg = torch.from_numpy(arrays["varG/dlatent_avg"]).clone()
+    network.w_avg.copy_(w_avg)
+    network.update_w_avg(network.mapping(torch.from_numpy(arrays["in/z"])))
+    np.testing.assert_allclose(network.w_avg.numpy(), arrays["after_G_step/lod0/dlatent_avg"], **EXACT)
