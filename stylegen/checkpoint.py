@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from . import config as configs
-from .errors import UserError
+from .errors import NotFoundError, UserError
 from .files import atomic_path
 from .networks import build_generator
 
@@ -107,7 +107,7 @@ def resolve_network(name: str | Path) -> Path:
     if str(name) in embedded:
         return embedded[str(name)]
     names = ", ".join(embedded) or "none"
-    raise UserError(f"no network {str(name)!r}: neither a file, nor a run folder, nor an embedded one ({names})")
+    raise NotFoundError(f"no network {str(name)!r}: neither a file, nor a run folder, nor an embedded one ({names})")
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

@@ -1,5 +1,9 @@
-"""The one exception that means "the user can mend this"."""
+"""The exceptions that mean "the user can mend this"."""
 
 
 class UserError(ValueError):
     """Bad input, in one line: what was given, what is accepted, what to do. The command line prints it, exit code 1."""
+
+
+class NotFoundError(UserError):
+    """An argument that names nothing that is there. The command line prints it as wrong usage, exit code 2."""

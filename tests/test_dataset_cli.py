@@ -94,7 +94,7 @@ def test_limit_counts_good_pictures(troubled: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["nowhere", "--dest", "o.zip"], 1, "no source at nowhere"),
+        (["nowhere", "--dest", "o.zip"], 2, "no source at nowhere"),
         (["mixed", "--dest", "o.zip"], 1, "of 32x32 (2), 48x16 (1); choose one with --size"),
         (["mixed", "--dest", "o.png", "--size", "32"], 1, "must be the name of a .zip file"),
         (["mixed", "--dest", "no/where/o.zip", "--size", "32"], 1, "no folder"),

@@ -7,7 +7,7 @@ import os
 import click
 
 from stylegen import __version__
-from stylegen.errors import UserError
+from stylegen.errors import NotFoundError, UserError
 
 # Command -> (module, which defines a click command of that name; the line that `stylegen --help` shows).
 COMMANDS = {
@@ -55,7 +55,8 @@ class LazyGroup(click.Group):
         except (UserError, OSError) as error:
             if os.environ.get("STYLEGEN_DEBUG") == "1":
                 raise
-            raise click.ClickException(_one_line(error)) from None
+            kind = click.UsageError if isinstance(error, NotFoundError) else click.ClickException
+            raise kind(_one_line(error)) from None
 
 
 def _one_line(error: Exception) -> str:

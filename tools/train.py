@@ -117,21 +117,10 @@ def train(
 
 def _open(data: str, resolution: tuple[int, int] | None, preset: str | None, saved: "Config | None") -> "Dataset":
     """The data set at the size to train at."""
-    from stylegen.assets import data_path, embedded_data
     from stylegen.config import resolution_of
     from stylegen.training.dataset import open_dataset
 
-    path = Path(data)
-    if not path.exists():
-        embedded = data_path(data)
-        if embedded is None:
-            names = ", ".join(embedded_data())
-            raise click.BadParameter(
-                f"no data at {data!r}; give a zip of `stylegen dataset build`, a folder, or an embedded one: {names}",
-                param_hint="DATA",
-            )
-        path = embedded
-    dataset = open_dataset(path)
+    dataset = open_dataset(data)
     size = resolution
     if size is None and saved:
         size = resolution_of(saved.generator, saved.generator.levels - 1)
@@ -142,7 +131,7 @@ def _open(data: str, resolution: tuple[int, int] | None, preset: str | None, sav
     if size == dataset.size:
         return dataset
     try:
-        return open_dataset(path, size=size)
+        return open_dataset(data, size=size)
     except UserError as error:
         raise click.BadParameter(str(error), param_hint="--resolution") from error
 

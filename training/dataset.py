@@ -14,7 +14,7 @@ from PIL import Image
 
 from stylegen.assets import data_path, embedded_data
 from stylegen.config import size_text
-from stylegen.errors import UserError
+from stylegen.errors import NotFoundError, UserError
 
 from . import pictures
 from .levels import MAX_SIDE, box_reduce, open_levels
@@ -107,7 +107,7 @@ def open_dataset(path: str | Path, *, size: Size | None = None) -> Dataset:
         path = data_path(str(path)) or path
     build = f"`stylegen dataset build {path} --dest {path.name.split('.')[0] or 'data'}.zip --size 64`"
     if not path.exists():
-        raise UserError(
+        raise NotFoundError(
             f"no data at {path}; accepted: a zip made by `stylegen dataset build`, a folder of equal pictures, "
             f"or the name of an embedded data set ({', '.join(embedded_data())})"
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from stylegen.errors import UserError
+from stylegen.errors import NotFoundError, UserError
 
 from . import pictures
 from .arrays import Arrays, read_arrays, read_idx, to_uint8
@@ -48,7 +48,7 @@ def open_source(path: str | Path, leave_out: Sequence[Path] = ()) -> Source:
     """Recognises what `path` holds. Files in `leave_out` are not listed. Raises UserError, OSError."""
     path = Path(path)
     if not path.exists():
-        raise UserError(f"no source at {path}; accepted: {KINDS}")
+        raise NotFoundError(f"no source at {path}; accepted: {KINDS}")
     if (arrays := read_arrays(path)) is not None:
         return _array_source(path, arrays)
     with open(path, "rb") if path.is_file() else io.BytesIO(b"PK") as file:
