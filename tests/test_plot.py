@@ -27,6 +27,21 @@ def test_curves_become_a_picture(tmp_path):
     assert Image.open(tmp_path / "x.png").size[1] > two_panels[1]
 
 
+def test_growth_shows_the_first_row_of_previews(tmp_path):
+    (tmp_path / "previews").mkdir()
+    (tmp_path / "config.json").write_text(json.dumps({"generator": {"base": [4, 4], "levels": 3}}))
+    for i in range(30):
+        Image.new("RGB", (48, 32), (8 * i, 0, 0)).save(tmp_path / "previews" / f"kimg-{i:06d}.000.png")
+    result = CliRunner().invoke(cli, ["plot", str(tmp_path), "--growth"])
+    assert result.exit_code == 0, result.output
+    with Image.open(tmp_path / "growth.png") as picture:
+        column = [picture.getpixel((60, y))[0] for y in range(8, picture.height, 20)]
+    assert column[0] == 0
+    assert column[-1] == 8 * 29
+    assert column == sorted(column)
+    assert 5 <= len(column) <= 10
+
+
 def test_a_run_without_statistics_is_one_line(tmp_path):
     result = CliRunner().invoke(cli, ["plot", str(tmp_path)])
     assert result.exit_code == 1

@@ -19,23 +19,61 @@ PANELS = {
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Picture.  [default: RUN/stats.png]")
-def plot(run: Path, out: Path | None) -> None:
-    """Draw a run's losses, scores, penalties and speed against kimg, with its growth: stats.jsonl as a picture.
+@click.option("--growth", is_flag=True, help="Instead: the same latents through the run.  [default: RUN/growth.png]")
+def plot(run: Path, out: Path | None, growth: bool) -> None:
+    """Draw a run's losses, scores, penalties and speed against kimg: its stats.jsonl as a picture.
 
-    Needs matplotlib: `pip install stylegen[plot]`.
+    Curves need matplotlib: `pip install stylegen[plot]`. With --growth, rows of the run's previews instead, more of
+    them early on.
 
     \b
     Examples:
       stylegen plot runs/faces
       stylegen plot runs/faces --out losses.png
+      stylegen plot runs/faces --growth
     """
     from stylegen.files import write_atomic
 
     if not run.is_dir():
         raise click.BadParameter(f"no run folder at {str(run)!r}; give the --out of `stylegen train`", param_hint="RUN")
-    out = out or run / "stats.png"
-    write_atomic(out, draw(read_stats(run / "stats.jsonl"), run.name))
+    out = out or run / ("growth.png" if growth else "stats.png")
+    if growth:
+        write_atomic(out, draw_growth(sorted((run / "previews").glob("kimg-*.png"))))
+    else:
+        write_atomic(out, draw(read_stats(run / "stats.jsonl"), run.name))
     click.echo(out)
+
+
+def draw_growth(previews: list[Path], rows: int = 10) -> bytes:
+    """A PNG of the first row of up to `rows` previews, their kimg beside them. Raises UserError without previews."""
+    import io
+
+    from PIL import Image, ImageDraw
+
+    if not previews:
+        raise UserError("no previews yet; a run makes its first at its start")
+    last = len(previews) - 1
+    picked = [previews[i] for i in sorted({round((last + 1) ** (k / (rows - 1))) - 1 for k in range(rows)} | {0, last})]
+    strips = []
+    height = _final_height(previews[0].parent.parent / "config.json")
+    for path in picked:
+        with Image.open(path) as sheet:
+            strips.append(sheet.convert("RGBA").crop((0, 0, sheet.width, height)))
+    margin, gap = 56, 4
+    canvas = Image.new("RGBA", (margin + strips[0].width, len(strips) * (height + gap)), "white")
+    for k, (path, strip) in enumerate(zip(picked, strips, strict=True)):
+        canvas.paste(strip, (margin, k * (height + gap)))
+        kimg = float(path.stem.removeprefix("kimg-"))
+        ImageDraw.Draw(canvas).text((4, k * (height + gap) + height // 2 - 6), f"{kimg:.4g} k", fill="black")
+    buffer = io.BytesIO()
+    canvas.save(buffer, "png")
+    return buffer.getvalue()
+
+
+def _final_height(config: Path) -> int:
+    """Height in pixels of a run's final pictures."""
+    generator = json.loads(config.read_text(encoding="utf-8"))["generator"]
+    return generator["base"][0] << (generator["levels"] - 1)
 
 
 def read_stats(path: Path) -> list[dict[str, Any]]:
