@@ -243,29 +243,44 @@ def test_two_halves_are_a_whole(variant: str, half: float, tmp_path: Path) -> No
         assert (a / name).read_bytes() == (b / name).read_bytes(), name
 
 
-def test_a_state_every_few_minutes(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between snapshots too, and what was trained after it is trained again."""
-    iterate, run = loop.iterate, tmp_path / "run"
+def crash_at(images: int, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    iterate = loop.iterate
 
     def crash(state: loop.TrainState, loader: loop.Loader) -> object:
-        if state.images_seen == 80:
+        if state.images_seen == images:
             raise OSError("the machine is gone")
         return iterate(state, loader)
 
-    arguments = train_arguments(data, run, "--snapshot-kimg", 100, "--resume")
-    monkeypatch.setattr(loop, "SAVE_EVERY_SEC", 0.0)
     monkeypatch.setattr(loop, "iterate", crash)
     invoke(arguments, code=1)
+    monkeypatch.undo()
+
+
+def test_a_state_every_few_minutes(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    monkeypatch.setattr(loop, "SAVE_EVERY_SEC", 0.0)
+    crash_at(80, train_arguments(data, run, "--snapshot-kimg", 100), monkeypatch)
     assert saved_config(run / "state.ckpt")[1] == 80
     assert not list(run.glob("network-*"))
-    monkeypatch.undo()
+
+
+def test_reports_and_leftovers(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was reported after the state was saved is reported again, and stands there once."""
+    run = tmp_path / "run"
+    often = ["--snapshot-kimg", ".05", "--set", "schedule.tick_kimg_default=.008", "--resume"]
+    arguments = train_arguments(data, run, *often)
+    crash_at(80, arguments, monkeypatch)
+    assert (saved_config(run / "state.ckpt")[1], rows(run)[-1]["images_seen"]) == (56, 80)
     with open(run / "stats.jsonl", "a") as file:
-        file.write('{"images_seen": 96, "elapsed_sec": 1}\n{"images_se')
+        file.write('{"images_se')
     for folder in (run, run / "previews"):
         (folder / ".state.ckpt.1.tmp").write_text("half")
     invoke(arguments)
-    assert [row["images_seen"] for row in rows(run)] == [56, 104]
+    steps = list(range(8, 105, 8))
+    assert [row["images_seen"] for row in rows(run)] == steps
     assert not leftovers(run)
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    assert [point.step for point in events.EventAccumulator(str(run)).Reload().Scalars("loss/d")] == steps
 
 
 def test_resume_starts_where_nothing_is(data: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from tiny import data_zip, error_line, invoke, rows, train_arguments
 
 from stylegen.checkpoint import load_tensors, save_tensors
+from stylegen.training import loop
 from stylegen.training.state import saved_config
 
 
@@ -161,6 +162,23 @@ def test_non_finite_losses_and_weights(data: Path, lr: str, snapshot: str, tmp_p
     assert all(tensor.isfinite().all() for tensor in tensors.values())
     fails([*arguments, "--resume"], 1, "non-finite at 0.1")
     fails(train_arguments(data, tmp_path / "b", "--lr", lr), 1, "no state had been saved yet")
+
+
+def test_non_finite_weights_are_not_saved(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """G's last update shows in no loss of its own step."""
+    iterate, run = loop.iterate, tmp_path / "run"
+
+    def explode(state: loop.TrainState, loader: loop.Loader) -> object:
+        stats = iterate(state, loader)
+        if state.images_seen == 24:
+            next(state.G.parameters()).data[0] = float("inf")
+        return stats
+
+    monkeypatch.setattr(loop, "iterate", explode)
+    fails(
+        train_arguments(data, run, "--snapshot-kimg", ".008"), 1, "G/", "non-finite at 0.024", str(run / "state.ckpt")
+    )
+    assert saved_config(run / "state.ckpt")[1] == 16
 
 
 @pytest.fixture

@@ -172,10 +172,10 @@ class _Events:
         self.Event, self.Summary, self.RecordWriter = event_pb2.Event, summary_pb2.Summary, RecordWriter
         now = time.time()
         self.path = run_dir / f"events.out.tfevents.{now:.0f}.{socket.gethostname()}.{os.getpid()}"
-        # TensorBoard drops what an earlier process, since killed, has told about later steps.
+        # TensorBoard drops what an earlier process, since killed, has told about this step and later ones.
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._write(file_version="brain.Event:2", wall_time=now, step=images_seen)
-        self._write(session_log=start, wall_time=now, step=images_seen)
+        self._write(file_version="brain.Event:2", wall_time=now)
+        self._write(session_log=start, wall_time=now, step=images_seen + 1)
 
     def add(self, scalars: dict[str, float], images_seen: int) -> None:
         """A point of each curve."""
