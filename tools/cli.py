@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import os
+import warnings
 
 import click
 
@@ -84,6 +85,7 @@ def cli() -> None:
 
 def main() -> None:
     """The `stylegen` entry point."""
+    warnings.formatwarning = lambda message, *_: f"Warning: {message}\n"  # without Python's file and line
     cli(prog_name="stylegen")
 
 

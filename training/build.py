@@ -72,11 +72,8 @@ def build_dataset(
         if background is None:
             background = TRANSPARENT if channels == 4 else source.background
         convert = _converter(source, size, how, channels, background)
-        try:
-            with atomic_path(dest) as temporary:
-                written, skipped = _write(temporary, source, convert, limit, workers)
-        except OSError as error:  # a full disk does not say where
-            raise OSError(error.errno, error.strerror or str(error), str(error.filename or dest)) from error
+        with atomic_path(dest) as temporary:
+            written, skipped = _write(temporary, source, convert, limit, workers)
     if skipped:
         write_atomic(report, "".join(f"{_printable(name)}: {reason}\n" for name, reason in skipped))
     else:
