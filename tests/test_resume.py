@@ -19,6 +19,7 @@ from stylegen.training.state import saved_config
 SEED = int(os.environ.get("STYLEGEN_TEST_SEED", time.time_ns() % 2**32))
 KIMG = 0.6
 EVERYTHING = ["--resume", "--mirror", "--snapshot-kimg", ".07", "--preview-kimg", ".2"]
+EVERYTHING += ["--gamma", "1", "--set", "loss.penalty_interval=4", "--set", "loss.mixing_probability=0.9"]
 
 # `stylegen` that comes to grief by itself: argv[1] says how, argv[2] where.
 CHILD = """

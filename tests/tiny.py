@@ -14,7 +14,7 @@ from stylegen.tools.cli import cli
 
 PROGRAM = [sys.executable, "-m", "stylegen.tools.cli"]
 # Hold and fade for 100 images each: fades from 100 to 200 and from 300 to 400.
-NETWORKS = {"fmap_max": 8, "latent_size": 16, "style_size": 16, "mapping_width": 16, "mapping_layers": 2}
+NETWORKS = {"fmap_max": 8, "latent_size": 16, "style_size": 16, "mapping_width": 16, "mapping_layers": 2, "noise": True}
 SCHEDULE = ["--batch", "8", "--hold-kimg", ".1", "--fade-kimg", ".1"]
 SETTINGS = {"schedule.initial_level": 0, "schedule.tick_kimg_default": 0.05, "discriminator.fmap_max": 8}
 
