@@ -5,6 +5,7 @@ the official 4x4 base and names the level for any other base.
 """
 
 import dataclasses
+import math
 import typing
 from dataclasses import dataclass, field
 from typing import Any
@@ -233,6 +234,11 @@ def base_of(size: tuple[int, int]) -> tuple[tuple[int, int], int]:
 
 def validate(config: Config) -> Config:
     """`config` itself, once every value makes sense. Raises UserError."""
+    for name, section in to_dict(config).items():
+        for key, value in section.items() if isinstance(section, dict) else ():
+            numbers = value.values() if isinstance(value, dict) else [value]
+            finite = all(math.isfinite(number) for number in numbers if isinstance(number, float))
+            _check(finite, f"{name}.{key} is {value}; give a finite number")
     g, d, s, loss = config.generator, config.discriminator, config.schedule, config.loss
     for name in ("family", "base", "levels", "channels", "label_size"):
         _check(getattr(g, name) == getattr(d, name), f"generator.{name} and discriminator.{name} must be equal")
@@ -270,12 +276,19 @@ def validate(config: Config) -> Config:
     _check(config.optimizer.eps > 0, "optimizer.eps must be above 0")
     _check(0 <= config.optimizer.beta1 < 1 and 0 <= config.optimizer.beta2 < 1, "optimizer betas must lie in 0 to 1")
     _check(config.output.snapshot_kimg > 0 and config.output.preview_kimg > 0, "output: kimg figures must be above 0")
-    for section in (g, d):
-        sizes = {k: v for k, v in dataclasses.asdict(section).items() if k in _SIZES}
-        _check(min(sizes.values()) >= 1, f"{type(section).__name__}: {', '.join(sizes)} must be 1 or more")
+    for network in (g, d):
+        sizes = {k: v for k, v in to_dict(network).items() if k in _SIZES}
+        within = 1 <= min(sizes.values()) and max(sizes.values()) <= _SIZE_MAX
+        _check(within, f"{type(network).__name__}: {', '.join(sizes)} must be 1 to {_SIZE_MAX:,}")
+    width = max(1, min(int(d.fmap_base / 2.0**d.fmap_decay), d.fmap_max))  # of the coarsest level
+    _check(
+        d.mbstd_features >= 1 and width % d.mbstd_features == 0,
+        f"discriminator.mbstd_features is {d.mbstd_features}; it must divide the coarsest level's {width} channels",
+    )
     return config
 
 
+_SIZE_MAX = 65536
 _SIZES = ("channels", "latent_size", "fmap_base", "fmap_max", "style_size", "mapping_layers", "mapping_width")
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from tiny import data_zip, error_line, invoke, rows, train_arguments
 
 from stylegen.checkpoint import load_tensors, save_tensors
+from stylegen.files import exclusive
 from stylegen.training import loop
 from stylegen.training.state import saved_config
 
@@ -32,6 +33,14 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(finished: Path, tmp_path: Path) -> Path:
     """A copy of a finished run, to be resumed or damaged."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def test_two_processes_cannot_share_a_run(data: Path, run: Path) -> None:
+    pytest.importorskip("fcntl")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with exclusive(run):
+        fails([*train_arguments(data, run, kimg=0.32), "--resume"], 1, "another process", str(run))
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def fails(arguments: list[str], code: int, *parts: str) -> None:
@@ -59,6 +68,8 @@ def fails(arguments: list[str], code: int, *parts: str) -> None:
         (["--set", "generator.channels=1"], ["generator.channels", "discriminator.channels"]),
         (["--gamma", "nan"], ["r1_gamma"]),
         (["--kimg", "inf"], ["total_kimg", "finite"]),
+        (["--set", "discriminator.mbstd_features=3"], ["mbstd_features is 3", "divide"]),
+        (["--set", "generator.latent_size=1000000000000"], ["latent_size", "65,536"]),
         (["--hold-kimg", "inf"], ["hold_kimg", "finite"]),
         (["--kimg", "0.0001"], ["total_kimg", "one picture"]),
         (["--lr", "-1"], ["--lr"]),

@@ -1,7 +1,6 @@
 """`stylegen train`."""
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,11 +202,6 @@ def _checked(config: "Config") -> "Config":
     from stylegen import config as configs
     from stylegen.training import losses, schedule
 
-    for name, section in configs.to_dict(config).items():
-        for key, value in section.items() if isinstance(section, dict) else ():
-            numbers = value.values() if isinstance(value, dict) else [value]
-            if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-                raise UserError(f"{name}.{key} is {value}; give a finite number")
     configs.validate(config)
     losses.check(config.loss)
     if schedule.total_images(config) < 1:

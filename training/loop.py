@@ -17,7 +17,7 @@ from stylegen import __version__, config as configs
 from stylegen.checkpoint import save_network
 from stylegen.config import Config
 from stylegen.errors import UserError
-from stylegen.files import remove_leftovers, write_atomic
+from stylegen.files import exclusive, remove_leftovers, write_atomic
 
 from .dataset import Dataset, Loader
 from .report import Reporter, preview, save_reals, stage_text
@@ -40,34 +40,40 @@ def train(config: Config, run_dir: Path, dataset: Dataset, *, device: torch.devi
     """
     previews = run_dir / "previews"
     previews.mkdir(parents=True, exist_ok=True)
-    for folder in (run_dir, previews):
-        remove_leftovers(folder)
+    with exclusive(run_dir):
+        for folder in (run_dir, previews):
+            remove_leftovers(folder)
+        state = _open(config, run_dir, device)
+        config, g = state.config, state.config.generator
+        loader = Loader(
+            dataset,
+            base=g.base,
+            levels=g.levels,
+            seed=config.training.seed,
+            mirror=config.training.mirror,
+            cond=g.label_size > 0,
+            workers=workers,
+        )
+        reporter = Reporter(config, run_dir, state.images_seen)
+        try:
+            with loader, _stop_signals() as stop:
+                _begin(state, run_dir, loader, reporter)
+                _run(state, run_dir, loader, reporter, stop)
+        except UserError as error:
+            reporter.log(f"Error: {error}", show=False)
+            raise
+        finally:
+            reporter.close()
+    return state
+
+
+def _open(config: Config, run_dir: Path, device: torch.device) -> TrainState:
     config = configs.from_dict(Config, configs.to_dict(config))  # as it is read back: 8 in a table becomes 8.0
     state = fresh(config, device)
     if (run_dir / STATE_NAME).exists():
         state.load(run_dir / STATE_NAME)
         state.config = config
     write_atomic(run_dir / "config.json", json.dumps(configs.to_dict(config), indent=2) + "\n")
-    g = config.generator
-    loader = Loader(
-        dataset,
-        base=g.base,
-        levels=g.levels,
-        seed=config.training.seed,
-        mirror=config.training.mirror,
-        cond=g.label_size > 0,
-        workers=workers,
-    )
-    reporter = Reporter(config, run_dir, state.images_seen)
-    try:
-        with loader, _stop_signals() as stop:
-            _begin(state, run_dir, loader, reporter)
-            _run(state, run_dir, loader, reporter, stop)
-    except UserError as error:
-        reporter.log(f"Error: {error}", show=False)
-        raise
-    finally:
-        reporter.close()
     return state
 
 
