@@ -1,7 +1,7 @@
 # Both `make demo` and `make test` create .venv and install what they need; nothing but Python 3.10-3.13 must be there.
 PYTHON ?= python3
 TORCH ?= torch
-KIMG ?= 30
+KIMG ?= 25
 
 VENV := .venv
 BIN := $(VENV)/bin
