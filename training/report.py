@@ -65,7 +65,7 @@ class Reporter:
         self.bar.update(min(images_seen, self.total) - self.bar.n)
 
     def report(self, stage: Stage, images_seen: int) -> None:
-        """Writes the means since the last report; the memory is this process's peak."""
+        """Writes the means since the last report."""
         now = time.monotonic()
         rate = (images_seen - self.last_image) / max(now - self.last_time, 1e-9)
         row: dict[str, Any] = {
@@ -124,8 +124,8 @@ def preview(state: TrainState, path: Path) -> None:
     made = []
     for start in range(0, len(seeds), 16):
         part = slice(start, start + 16)
-        images = state.G_ema(z[part], labels[part] if labels is not None else None,
-                             resolution=stage.resolution, alpha=stage.alpha)  # fmt: skip
+        of = None if labels is None else labels[part]
+        images = state.G_ema(z[part], of, resolution=stage.resolution, alpha=stage.alpha)
         made.append(pictures.to_uint8(images).cpu())
     whole = torch.cat(made)
     while whole.shape[2] < resolution_of(config.generator, config.generator.levels - 1)[0]:
