@@ -12,12 +12,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from . import config as configs
+from .assets import embedded_networks, network_path
 from .errors import NotFoundError, UserError
 from .files import atomic_path
 from .networks import build_generator
 
 FORMAT, VERSION = "stylegen-network", "1"
-EMBEDDED = Path(__file__).parent / "assets" / "networks"
 
 _DTYPES = {
     torch.float64: "F64",
@@ -103,10 +103,9 @@ def resolve_network(name: str | Path) -> Path:
         return newest
     if path.exists():
         return path
-    embedded = {file.stem: file for file in sorted(EMBEDDED.glob("*.safetensors"))}
-    if str(name) in embedded:
-        return embedded[str(name)]
-    names = ", ".join(embedded) or "none"
+    if embedded := network_path(str(name)):
+        return embedded
+    names = ", ".join(embedded_networks()) or "none"
     raise NotFoundError(f"no network {str(name)!r}: neither a file, nor a run folder, nor an embedded one ({names})")
 
 

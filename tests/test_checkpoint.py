@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from stylegen import checkpoint
+from stylegen import assets
 from stylegen.checkpoint import load_network, load_tensors, read_metadata, resolve_network, save_network, save_tensors
 from stylegen.config import GeneratorConfig, to_dict
 from stylegen.errors import UserError
@@ -188,15 +188,15 @@ def test_run_folder_means_its_newest_network(tmp_path):
 def test_unknown_networks(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"holds no network-\*\.safetensors"):
         resolve_network(tmp_path)
-    monkeypatch.setattr(checkpoint, "EMBEDDED", tmp_path / "assets")
+    monkeypatch.setattr(assets, "_FOLDER", tmp_path)
     with pytest.raises(UserError, match=r"nor an embedded one \(none\)"):
         resolve_network("birds")
-    (tmp_path / "assets").mkdir()
+    (tmp_path / "networks").mkdir()
     for name in ("people-64", "fashion-32"):
-        (tmp_path / "assets" / f"{name}.safetensors").touch()
+        (tmp_path / "networks" / f"{name}.safetensors").touch()
     with pytest.raises(UserError, match=r"nor an embedded one \(fashion-32, people-64\)"):
         resolve_network("birds")
-    assert resolve_network("people-64") == tmp_path / "assets" / "people-64.safetensors"
+    assert resolve_network("people-64") == tmp_path / "networks" / "people-64.safetensors"
 
 
 def test_unwritable_folder_is_one_clear_line(tmp_path):
