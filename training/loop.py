@@ -25,7 +25,7 @@ from .schedule import due, stage_at, total_images
 from .state import STATE_NAME, TrainState, fresh, saved_config
 from .step import iterate
 
-__all__ = ["STATE_NAME", "saved_config", "save_snapshot", "train"]
+__all__ = ["STATE_NAME", "saved_config", "train"]
 
 SAVE_EVERY_SEC = 300.0
 FIRST_PREVIEW_SEC = 30.0
@@ -100,7 +100,7 @@ def _run(state: TrainState, run_dir: Path, loader: Loader, reporter: Reporter, s
         if snapshot or now - last_save > SAVE_EVERY_SEC:
             _check_finite(state, state.tensors(), run_dir, seen)
             if snapshot:
-                save_snapshot(state, run_dir, loader.dataset.class_names)
+                save_snapshot(state, run_dir, loader.dataset)
             state.save(run_dir / STATE_NAME)
             last_save = time.monotonic()
     verb, more = ("Finished", "") if state.images_seen >= total else ("Stopped", "; --resume goes on")
@@ -128,7 +128,7 @@ def preview_path(run_dir: Path, images_seen: int) -> Path:
     return run_dir / "previews" / f"kimg-{images_seen / 1000:010.3f}.png"
 
 
-def save_snapshot(state: TrainState, run_dir: Path, class_names: list[str] | None = None) -> Path:
+def save_snapshot(state: TrainState, run_dir: Path, dataset: Dataset) -> Path:
     """Writes network-KIMG.safetensors (G_ema, its provenance), drops those past the retention. Raises OSError."""
     config, stage = state.config, stage_at(state.config, state.images_seen)
     provenance: dict[str, Any] = {
@@ -139,12 +139,13 @@ def save_snapshot(state: TrainState, run_dir: Path, class_names: list[str] | Non
         "resolution": list(stage.resolution),
         "alpha": stage.alpha,
         "seed": config.training.seed,
+        "data": dataset.path.name,
         "data_digest": config.training.data_digest,
         "stylegen": __version__,
         "torch": torch.__version__.split("+")[0],
     }
-    if class_names and len(class_names) == config.generator.label_size:
-        provenance["class_names"] = class_names
+    if dataset.class_names and len(dataset.class_names) == config.generator.label_size:
+        provenance["class_names"] = dataset.class_names
     path = run_dir / f"network-{state.images_seen // 1000:06d}.safetensors"
     save_network(path, state.G_ema, provenance)
     if config.output.keep_networks:
