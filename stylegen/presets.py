@@ -189,6 +189,9 @@ def _small(
 ) -> Config:
     """What the small presets share: few channels, small batches, fast growth, and an R1 that keeps short runs calm.
 
+    R1 is 5 at 32x32 and grows with the number of pixels: seen from a coarse level it is the same for every final size
+    (`losses.d_loss`, upscale).
+
     Below 128 pixels noise inputs go: there is no stochastic detail to draw, and a short run leaves their grain on flat
     surfaces.
     """
@@ -211,7 +214,7 @@ def _small(
         ),
         discriminator=DiscriminatorConfig(**shared),
         schedule=schedule,
-        loss=LossConfig(r1_gamma=5.0, penalty_interval=4, mixing_probability=0.5),
+        loss=LossConfig(r1_gamma=5.0 * size[0] * size[1] / 32**2, penalty_interval=4, mixing_probability=0.5),
         optimizer=OptimizerConfig(),
         training=TrainingConfig(ema_half_life_kimg=5.0, ema_rampup=0.1),
         output=OutputConfig(snapshot_kimg=20.0, preview_kimg=2.0),
