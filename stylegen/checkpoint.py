@@ -105,8 +105,9 @@ def resolve_network(name: str | Path) -> Path:
         return path
     if embedded := network_path(str(name)):
         return embedded
-    names = ", ".join(embedded_networks()) or "none"
-    raise NotFoundError(f"no network {str(name)!r}: neither a file, nor a run folder, nor an embedded one ({names})")
+    names = ", ".join(embedded_networks())
+    also = f", nor an embedded one ({names})" if names else ""
+    raise NotFoundError(f"no network {str(name)!r}: there is neither a file nor a run folder of that name{also}")
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

@@ -264,6 +264,9 @@ def validate(config: Config) -> Config:
         min([s.batch_default, *s.batch.values(), *s.batch_max_per_gpu.values()]) >= 1,
         "schedule: batch must be 1 or more",
     )
+    for key in {*s.batch, *s.batch_max_per_gpu, *s.lr, *s.tick_kimg}:
+        known = key >= 4 and key & (key - 1) == 0
+        _check(known, f"schedule: a table names level {key}; levels are named 4, 8, 16, 32, ... whatever the base")
     _check(min([s.lr_default, *s.lr.values()]) > 0, "schedule: lr must be above 0")
     _check(min([s.tick_kimg_default, *s.tick_kimg.values()]) > 0, "schedule: tick_kimg must be above 0")
     _check(

@@ -1,5 +1,6 @@
 """Files that are either whole or not there."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -39,7 +40,8 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.filename is not None and not str(error.filename).endswith(".tmp"):
             raise
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        remedy = "; make room and try again" if error.errno == errno.ENOSPC else ""
+        raise OSError(error.errno, (error.strerror or str(error)) + remedy, str(path)) from error
 
 
 @contextmanager

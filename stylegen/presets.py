@@ -96,16 +96,12 @@ def progan_1024(size: Size, channels: int, label_size: int, gpus: int = 1) -> Co
 
 def small_32(size: Size, channels: int, label_size: int, gpus: int = 1) -> Config:
     """A reduced StyleGAN for 32x32 pictures on a CPU: full size at 32 kimg."""
-    return _small(
-        "small-32", size, channels, label_size, gpus, fmap_base=512, fmap_max=64, total_kimg=600.0, noise=False
-    )
+    return _small("small-32", size, channels, label_size, gpus, fmap_base=512, fmap_max=64, total_kimg=600.0)
 
 
 def small_64(size: Size, channels: int, label_size: int, gpus: int = 1) -> Config:
     """A reduced StyleGAN for 64x64 pictures on a CPU: full size at 48 kimg."""
-    return _small(
-        "small-64", size, channels, label_size, gpus, fmap_base=1024, fmap_max=96, total_kimg=400.0, noise=False
-    )
+    return _small("small-64", size, channels, label_size, gpus, fmap_base=1024, fmap_max=96, total_kimg=400.0)
 
 
 def small_128(size: Size, channels: int, label_size: int, gpus: int = 1) -> Config:
@@ -185,15 +181,13 @@ def _small(
     fmap_base: int,
     fmap_max: int,
     total_kimg: float,
-    noise: bool = True,
 ) -> Config:
     """What the small presets share: few channels, small batches, fast growth, and an R1 that keeps short runs calm.
 
     R1 is 5 at 32x32 and grows with the number of pixels: seen from a coarse level it is the same for every final size
     (`losses.d_loss`, upscale).
 
-    Below 128 pixels noise inputs go: there is no stochastic detail to draw, and a short run leaves their grain on flat
-    surfaces.
+    They have no noise inputs: a short run leaves their grain on flat surfaces.
     """
     base, levels = base_of(size)
     shared: dict[str, Any] = {
@@ -210,7 +204,7 @@ def _small(
     return Config(
         preset=name,
         generator=GeneratorConfig(
-            latent_size=128, style_size=128, mapping_layers=4, mapping_width=128, noise=noise, **shared
+            latent_size=128, style_size=128, mapping_layers=4, mapping_width=128, noise=False, **shared
         ),
         discriminator=DiscriminatorConfig(**shared),
         schedule=schedule,

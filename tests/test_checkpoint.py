@@ -189,7 +189,7 @@ def test_unknown_networks(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"holds no network-\*\.safetensors"):
         resolve_network(tmp_path)
     monkeypatch.setattr(assets, "_FOLDER", tmp_path)
-    with pytest.raises(UserError, match=r"nor an embedded one \(none\)"):
+    with pytest.raises(UserError, match=r"neither a file nor a run folder"):
         resolve_network("birds")
     (tmp_path / "networks").mkdir()
     for name in ("people-64", "fashion-32"):

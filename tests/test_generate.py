@@ -228,7 +228,7 @@ def test_broken_networks(networks, tmp_path):
     cut.write_bytes(networks["rgb"].read_bytes()[:-1])
     for command in (lambda name: generate(name, tmp_path / "x"), lambda name: run("info", name)):
         assert "cut short" in one_line(command(cut), 1)
-        assert "nor an embedded one" in one_line(command("no-such-network"), 2)
+        assert "neither a file" in one_line(command("no-such-network"), 2)
         assert "holds no network-*.safetensors" in one_line(command(tmp_path), 1)
     assert "Not a directory" in one_line(generate(networks["rgb"], cut / "below a file"), 1)
 

@@ -54,7 +54,7 @@ def test_run_folder(data: Path, finished: Path) -> None:
     real = np.asarray(Image.open(finished / "reals.png"))[:16, 16:32]
     assert (real == open_dataset(data).read(1).transpose(1, 2, 0)).all()
     log = (finished / "log.txt").read_text()
-    assert "Training from 0 of 0.16 kimg: small-32, 40 pictures at 16x16, 3 channels, cpu, now 4x4" in log
+    assert "Training from 0 of 0.16 kimg: small-32, 40 pictures, 16x16 rgb, cpu, now 4x4" in log
     assert log.endswith(f"Finished at 0.16 kimg. State: {finished / 'state.ckpt'}\n")
 
 

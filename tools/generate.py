@@ -79,7 +79,7 @@ def generate(
     import torch
 
     from stylegen.checkpoint import load_network
-    from stylegen.config import size_text
+    from stylegen.config import resolution_of, size_text
     from stylegen.images import grid as arrange, save_image
 
     place = pick_device(device)
@@ -107,6 +107,9 @@ def generate(
     if npz:
         _save_latents(out / "latents.npz", seeds, classes, kept)
     what = "1 picture" if len(seeds) == 1 else f"{len(seeds)} pictures"
+    full = resolution_of(G.config, G.config.levels - 1)
+    if size != full and not resolution:
+        click.echo(f"Note: the network has grown to {size_text(size)} of {size_text(full)} so far.", err=True)
     click.echo(f"Wrote {what} of {size_text(size)} to {out} in {time.monotonic() - begin:.1f} s.")
 
 

@@ -30,7 +30,12 @@ def info(network: str, as_json: bool) -> None:
         if not state.is_file():
             raise
     if state.is_file():
-        facts["run"] = _state(state)
+        try:
+            facts["run"] = _state(state)
+        except UserError as error:
+            if not facts:
+                raise
+            click.echo(f"Warning: {error}", err=True)
     click.echo(json.dumps(facts, indent=2) if as_json else "\n".join(_lines(facts)))
 
 

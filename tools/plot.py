@@ -11,6 +11,7 @@ from stylegen.errors import UserError
 PANELS = {
     "losses": ("loss/d", "loss/g"),
     "mean scores of D": ("scores/real", "scores/fake"),
+    "mean sign of D's scores of real pictures": ("signs/real",),
     "gradient penalties": ("penalty/r1", "penalty/r2", "penalty/gp"),
     "images / s": ("images_per_sec",),
 }
@@ -23,7 +24,7 @@ PANELS = {
 def plot(run: Path, out: Path | None, growth: bool) -> None:
     """Draw a run's losses, scores, penalties and speed against kimg: its stats.jsonl as a picture.
 
-    Curves need matplotlib: `pip install stylegen[plot]`. With --growth, rows of the run's previews instead, more of
+    Curves need matplotlib (`pip install matplotlib`). With --growth, rows of the run's previews instead, more of
     them early on.
 
     \b
@@ -97,7 +98,7 @@ def draw(rows: list[dict[str, Any]], title: str) -> bytes:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UserError("drawing needs matplotlib; install it with `pip install stylegen[plot]`") from error
+        raise UserError("drawing needs matplotlib; install it with `pip install matplotlib`") from error
 
     panels = {name: [key for key in keys if any(key in row for row in rows)] for name, keys in PANELS.items()}
     panels = {name: keys for name, keys in panels.items() if keys}
@@ -110,13 +111,13 @@ def draw(rows: list[dict[str, Any]], title: str) -> bytes:
         for before, row in zip(rows, rows[1:], strict=False):
             if row["alpha"] < 1:
                 axis.axvspan(before["kimg"], row["kimg"], color="0.92", linewidth=0)
-        axis.set_title(name, fontsize=9, loc="left")
+        axis.set_title(name, fontsize=9, loc="right")
         axis.legend(fontsize=8, frameon=False)
         axis.grid(alpha=0.3)
     axes[-1].set_xlabel("thousands of real images (kimg)")
     levels = {row["level"]: row for row in reversed(rows)}  # the first row of each level
     for row in levels.values():
-        axes[0].annotate(row["resolution"], (row["kimg"], 0.92), xycoords=("data", "axes fraction"), fontsize=8)
+        axes[0].annotate(row["resolution"], (row["kimg"], 1.03), xycoords=("data", "axes fraction"), fontsize=8)
     figure.suptitle(title, fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})

@@ -123,6 +123,8 @@ def _open(data: str, resolution: tuple[int, int] | None, preset: str | None, sav
     size = resolution
     if size is None and saved:
         size = resolution_of(saved.generator, saved.generator.levels - 1)
+        if dataset.size not in [(size[0] << k, size[1] << k) for k in range(16)]:
+            return dataset  # other data: `_continued` says so
     if size is None:
         size, limit = dataset.size, int((preset or "small-64").rpartition("-")[2])
         while max(size) > limit and size[0] % 2 == 0 and size[1] % 2 == 0:
@@ -157,15 +159,16 @@ def _continued(
     facts = {
         "resolution": (dataset.size, configs.resolution_of(saved.generator, saved.generator.levels - 1)),
         "channels": (dataset.channels, saved.generator.channels),
-        "data": (dataset.digest, saved.training.data_digest),
     }
+    if dataset.digest != saved.training.data_digest:
+        lines.append(f"data: {dataset.path} is not, or no longer, what the run was trained on")
     if cond is not None:
         facts["labels"] = (_label_size(cond, dataset), saved.generator.label_size)
     lines += [
         f"{name}: {ours} here, {theirs} in the saved run" for name, (ours, theirs) in facts.items() if ours != theirs
     ]
     if lines:
-        raise UserError(f"--resume would change the run: {'; '.join(lines)}; leave these out, or give another --out")
+        raise UserError(f"--resume would change the run: {'; '.join(lines)}; leave that out, or give another --out")
     return config
 
 

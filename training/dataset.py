@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from stylegen.assets import data_path, embedded_data
-from stylegen.config import size_text
+from stylegen.config import base_of, size_text
 from stylegen.errors import NotFoundError, UserError
 
 from . import pictures
@@ -105,26 +105,26 @@ def open_dataset(path: str | Path, *, size: Size | None = None) -> Dataset:
     path = Path(path)
     if not path.exists():
         path = data_path(str(path)) or path
-    build = f"`stylegen dataset build {path} --dest {path.name.split('.')[0] or 'data'}.zip --size 64`"
+    build = f"`stylegen dataset build {path} --dest {path.name.split('.')[0] or 'data'}-64.zip --size 64`"
     if not path.exists():
         raise NotFoundError(
             f"no data at {path}; accepted: a zip made by `stylegen dataset build`, a folder of equal pictures, "
             f"or the name of an embedded data set ({', '.join(embedded_data())})"
         )
     if path.is_file() and path.suffix.lower() != ".zip":
-        raise UserError(f"{path} is neither a folder nor a zip; turn it into a data set with {build}")
+        raise UserError(f"{path} is neither a folder nor a zip; give one, or see `stylegen dataset build --help`")
     listing = open_listing(path)
     names = [name for name in listing.names if name.lower().endswith(pictures.SUFFIXES)]
     if not names:
-        raise UserError(f"no pictures in {path}; make a data set from what it holds with {build}")
+        raise UserError(f"no pictures in {path}; give a folder or a zip that holds some")
     built = listing.archive is not None and LABEL_FILE in listing.stamps
     (full_size, channels) = _agree(listing, names[:1] if built else names, build)
     if size and not any(size == (full_size[0] >> k, full_size[1] >> k) for k in range(_halvings(full_size) + 1)):
-        accepted = [size_text((full_size[0] >> k, full_size[1] >> k)) for k in range(_halvings(full_size) + 1)]
-        remedy = build.replace("--size 64", f"--size {size_text(size)}")
+        sizes = [(full_size[0] >> k, full_size[1] >> k) for k in range(_halvings(full_size) + 1)]
+        accepted = ", ".join(size_text(s) for s in sizes if _grows(s)) or "no size: rebuild them with --size"
         raise UserError(
-            f"{path} holds {accepted[0]} pictures, which can train at {', '.join(accepted)}, not at {size_text(size)}; "
-            f"make a data set of that size with {remedy}"
+            f"{path} holds {size_text(full_size)} pictures, which can train at {accepted}, not at {size_text(size)}; "
+            f"for another size build a data set from the original pictures with `stylegen dataset build --size`"
         )
     return Dataset(listing, names, full_size, channels, size or full_size)
 
@@ -148,6 +148,14 @@ def _agree(listing: Listing, names: list[str], build: str) -> tuple[Size, int]:
         more = f" and {len(found) - 5} more kinds" if len(found) > 5 else ""
         raise UserError(f"{listing.path} mixes pictures of {kinds}{more}; make them equal with {build}")
     return next(iter(found))
+
+
+def _grows(size: Size) -> bool:
+    try:
+        base_of(size)
+    except UserError:
+        return False
+    return True
 
 
 def _halvings(size: Size) -> int:

@@ -20,6 +20,7 @@ from stylegen.errors import UserError
 from stylegen.files import exclusive, remove_leftovers, write_atomic
 
 from .dataset import Dataset, Loader
+from .pictures import describe
 from .report import Reporter, preview, save_reals, stage_text
 from .schedule import due, stage_at, total_images
 from .state import STATE_NAME, TrainState, fresh, saved_config
@@ -59,8 +60,9 @@ def train(config: Config, run_dir: Path, dataset: Dataset, *, device: torch.devi
             with loader, _stop_signals() as stop:
                 _begin(state, run_dir, loader, reporter)
                 _run(state, run_dir, loader, reporter, stop)
-        except UserError as error:
-            reporter.log(f"Error: {error}", show=False)
+        except (UserError, OSError) as error:
+            with suppress(OSError):
+                reporter.log(f"Error: {error}", show=False)
             raise
         finally:
             reporter.close()
@@ -110,11 +112,15 @@ def _run(state: TrainState, run_dir: Path, loader: Loader, reporter: Reporter, s
 def _begin(state: TrainState, run_dir: Path, loader: Loader, reporter: Reporter) -> None:
     config, seen = state.config, state.images_seen
     stage = stage_at(config, seen)
+    if seen >= total_images(config):
+        reporter.log(f"The run is at {seen / 1000:g} kimg already; a larger --kimg lets it go on.")
+        return
     verb = f"Resuming at {seen / 1000:g}" if seen else "Training from 0"
-    size = configs.size_text(configs.resolution_of(config.generator, config.generator.levels - 1))
+    dataset = loader.dataset
+    halved = "" if dataset.size == dataset.full_size else f" (from {configs.size_text(dataset.full_size)})"
     reporter.log(
-        f"{verb} of {config.schedule.total_kimg:g} kimg: {config.preset}, {len(loader.dataset)} pictures at {size}, "
-        f"{config.generator.channels} channels, {state.device}, now {stage_text(config, stage)}. "
+        f"{verb} of {config.schedule.total_kimg:g} kimg: {config.preset}, {len(dataset)} pictures, "
+        f"{describe(dataset.size, dataset.channels)}{halved}, {state.device}, now {stage_text(config, stage)}. "
         f"Previews: {run_dir / 'previews'}"
     )
     if seen == 0 or not (run_dir / "reals.png").exists():

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from stylegen.assets import data_path
 from stylegen.errors import NotFoundError, UserError
 
 from . import pictures
@@ -47,6 +48,8 @@ class Source:
 def open_source(path: str | Path, leave_out: Sequence[Path] = ()) -> Source:
     """Recognises what `path` holds. Files in `leave_out` are not listed. Raises UserError, OSError."""
     path = Path(path)
+    if not path.exists():
+        path = data_path(str(path)) or path
     if not path.exists():
         raise NotFoundError(f"no source at {path}; accepted: {KINDS}")
     if (arrays := read_arrays(path)) is not None:

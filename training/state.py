@@ -2,6 +2,8 @@
 
 import copy
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,8 +62,9 @@ class TrainState:
 
     def load(self, path: Path) -> None:
         """Goes on from a saved state, bit for bit. Raises UserError for a file that does not fit, OSError."""
-        tensors, metadata = load_tensors(path)
-        saved, self.images_seen = parse_state(path, metadata)
+        with _of_a_run():
+            tensors, metadata = load_tensors(path)
+            saved, self.images_seen = parse_state(path, metadata)
         if lines := configs.difference(self.config, saved):
             raise UserError(f"{path} belongs to another configuration ({'; '.join(lines)}); choose another --out")
         try:
@@ -99,7 +102,18 @@ def parse_state(path: Path, metadata: dict[str, str]) -> tuple[Config, int]:
 
 def saved_config(path: Path) -> tuple[Config, int]:
     """(config, images seen) of a state file, without reading its tensors. Raises UserError, OSError."""
-    return parse_state(path, read_metadata(path))
+    with _of_a_run():
+        return parse_state(path, read_metadata(path))
+
+
+@contextmanager
+def _of_a_run() -> Iterator[None]:
+    """`checkpoint` says what is wrong with a file; the remedy is another one for a state than for a network."""
+    try:
+        yield
+    except UserError as error:
+        what = str(error).rpartition("; ")[0] or str(error)
+        raise UserError(f"{what}; this run cannot go on, but its networks still work: give another --out") from error
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
