@@ -142,9 +142,15 @@ def save_reals(config: Config, loader: Loader, path: Path) -> None:
 
 
 class _Terminal:
-    """Standard error, which may go away without ending the run: Ctrl-C on `stylegen train ... | tee` ends tee first."""
+    """Standard error, which may go away without ending the run: Ctrl-C on `stylegen train ... | tee` ends tee first.
+
+    In a file each state of the progress bar is a line of its own.
+    """
 
     def write(self, text: str) -> None:
+        if not sys.stderr.isatty():
+            text = text.strip()
+            text += "\n" if text else ""
         with contextlib.suppress(OSError):
             sys.stderr.write(text)
 
