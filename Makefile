@@ -32,7 +32,7 @@ demo: $(INSTALLED) ## train on the embedded emoji people for two minutes, then g
 	$(BIN)/stylegen train emoji-people-64 --out demo/run --preset small-32 --hold-kimg 4 --fade-kimg 4 --kimg $(KIMG) --resume
 	@echo "Previews of the training are in demo/run/previews"
 	$(BIN)/stylegen generate --network demo/run --seeds 0-31 --grid 8x4 --out demo/samples
-	@echo "The grid is in demo/samples"
+	@echo "The grid is demo/samples/grid.png"
 
 test: $(INSTALLED) ## run the tests
 	$(BIN)/pytest
