@@ -31,6 +31,7 @@ _DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+GET_AGAIN = "give one that stylegen wrote, copied whole"
 _HEADER_MAX = 100_000_000  # bytes, the limit of the safetensors format
 
 
@@ -110,10 +111,13 @@ def resolve_network(name: str | Path) -> Path:
     raise NotFoundError(f"no network {str(name)!r}: there is neither a file nor a run folder of that name{also}")
 
 
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """The metadata of a safetensors file, without reading its tensors. Raises UserError, OSError."""
+def read_metadata(path: str | Path, remedy: str = GET_AGAIN) -> dict[str, str]:
+    """The metadata of a safetensors file, without reading its tensors.
+
+    Raises UserError, which ends with what to do about a file that is not whole: `remedy`; OSError.
+    """
     with open(path, "rb") as file:
-        return _header(path, file, os.path.getsize(path)).get("__metadata__", {})
+        return _header(path, file, os.path.getsize(path), remedy).get("__metadata__", {})
 
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -138,26 +142,26 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[st
             file.write(flat.view(torch.uint8).numpy().data)
 
 
-def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(tensors on the CPU in memory of their own, metadata) of a safetensors file. Raises UserError, OSError."""
+def load_tensors(path: str | Path, remedy: str = GET_AGAIN) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors on the CPU in memory of their own, metadata) of a safetensors file. Raises as `read_metadata` does."""
     data = Path(path).read_bytes()  # not memory-mapped: what is written there later must not show here
-    header = _header(path, io.BytesIO(data), len(data))
+    header = _header(path, io.BytesIO(data), len(data), remedy)
     try:
         return safetensors.torch.load(data), header.get("__metadata__", {})
     except (SafetensorError, KeyError) as error:
-        raise UserError(f"{path} is damaged ({error}); get it again") from error
+        raise UserError(f"{path} is damaged ({error}); {remedy}") from error
 
 
-def _header(path: str | Path, file: BinaryIO, size: int) -> dict[str, Any]:
+def _header(path: str | Path, file: BinaryIO, size: int, remedy: str) -> dict[str, Any]:
     start = file.read(256)
     length = int.from_bytes(start[:8], "little")
     if size == 0:
-        raise UserError(f"{path} is empty; get it again")
+        raise UserError(f"{path} is empty; {remedy}")
     if (start[:1] == b"\x80" and start[8:9] != b"{") or (start[:2] == b"PK" and b"data.pkl" in start):
         raise UserError(f"{path} is a pickle, which could run code; stylegen reads .safetensors files only")
     if start[8:9] != b"{" or length > _HEADER_MAX:
-        raise UserError(f"{path} is not a safetensors file; give one that stylegen wrote")
-    cut = f"{path} is cut short, at {size:,} bytes; copy or download it again"
+        raise UserError(f"{path} is not a safetensors file; {remedy}")
+    cut = f"{path} is cut short, at {size:,} bytes; {remedy}"
     if 8 + length > size:
         raise UserError(cut)
     file.seek(8)
@@ -168,7 +172,7 @@ def _header(path: str | Path, file: BinaryIO, size: int) -> dict[str, Any]:
         if not all(isinstance(text, str) for text in header.get("__metadata__", {}).values()):
             raise ValueError("metadata must be text")
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: its header cannot be read; get it again") from error
+        raise UserError(f"{path} is damaged: its header cannot be read; {remedy}") from error
     if size < whole:
         raise UserError(cut)
     return header

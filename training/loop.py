@@ -23,10 +23,8 @@ from .dataset import Dataset, Loader
 from .pictures import describe
 from .report import Reporter, preview, save_reals, stage_text
 from .schedule import due, stage_at, total_images
-from .state import STATE_NAME, TrainState, fresh, saved_config
+from .state import STATE_NAME, TrainState, fresh
 from .step import iterate
-
-__all__ = ["STATE_NAME", "saved_config", "train"]
 
 SAVE_EVERY_SEC = 300.0
 FIRST_PREVIEW_SEC = 30.0

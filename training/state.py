@@ -2,8 +2,6 @@
 
 import copy
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from .schedule import stage_at
 
 FORMAT, VERSION = "stylegen-state", "1"
 STATE_NAME = "state.ckpt"
+REMEDY = "this run cannot go on, but its networks still work: give another --out"
 
 
 @dataclass
@@ -62,9 +61,8 @@ class TrainState:
 
     def load(self, path: Path) -> None:
         """Goes on from a saved state, bit for bit. Raises UserError for a file that does not fit, OSError."""
-        with _of_a_run():
-            tensors, metadata = load_tensors(path)
-            saved, self.images_seen = parse_state(path, metadata)
+        tensors, metadata = load_tensors(path, REMEDY)
+        saved, self.images_seen = parse_state(path, metadata)
         if lines := configs.difference(self.config, saved):
             raise UserError(f"{path} belongs to another configuration ({'; '.join(lines)}); choose another --out")
         try:
@@ -93,27 +91,16 @@ def parse_state(path: Path, metadata: dict[str, str]) -> tuple[Config, int]:
     """(config, images seen) from a state file's metadata; `path` is for messages. Raises UserError."""
     if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
         given = f"{metadata.get('format', 'nothing known')} {metadata.get('version', '')}".strip()
-        raise UserError(f"{path} holds {given}, expected {FORMAT} {VERSION}; choose another --out")
+        raise UserError(f"{path} holds {given}, expected {FORMAT} {VERSION}; {REMEDY}")
     try:
         return configs.from_dict(Config, json.loads(metadata["config"])), int(metadata["images_seen"])
     except (KeyError, ValueError) as error:
-        raise UserError(f"{path}: its config cannot be read ({error}); choose another --out") from error
+        raise UserError(f"{path}: its config cannot be read ({error}); {REMEDY}") from error
 
 
 def saved_config(path: Path) -> tuple[Config, int]:
     """(config, images seen) of a state file, without reading its tensors. Raises UserError, OSError."""
-    with _of_a_run():
-        return parse_state(path, read_metadata(path))
-
-
-@contextmanager
-def _of_a_run() -> Iterator[None]:
-    """`checkpoint` says what is wrong with a file; the remedy is another one for a state than for a network."""
-    try:
-        yield
-    except UserError as error:
-        what = str(error).rpartition("; ")[0] or str(error)
-        raise UserError(f"{what}; this run cannot go on, but its networks still work: give another --out") from error
+    return parse_state(path, read_metadata(path, REMEDY))
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
