@@ -64,8 +64,8 @@ class DiscriminatorConfig:
     fmap_max: int = 512
     fmap_decay: float = 1.0
     activation: str = "lrelu"
-    fused_scale: str = "auto"
-    blur_filter: tuple[float, ...] = (1.0, 2.0, 1.0)
+    fused_scale: str = "auto"  # progan: "off" activates before the box; stylegan's D is the same either way
+    blur_filter: tuple[float, ...] = (1.0, 2.0, 1.0)  # stylegan
     mbstd_group: int = 4  # 0 or 1 for none
     mbstd_features: int = 1
 
@@ -239,47 +239,26 @@ def validate(config: Config) -> Config:
             numbers = value.values() if isinstance(value, dict) else [value]
             finite = all(math.isfinite(number) for number in numbers if isinstance(number, float))
             _check(finite, f"{name}.{key} is {value}; give a finite number")
-    g, d, s, loss = config.generator, config.discriminator, config.schedule, config.loss
+    _check_networks(config.generator, config.discriminator)
+    _check_schedule(config.schedule, config.generator.levels)
+    _check_loss(config.loss, config.generator.family)
+    optimizer, output = config.optimizer, config.output
+    _check_choice("optimizer.name", optimizer.name, OPTIMIZERS)
+    _check(optimizer.eps > 0, "optimizer.eps must be above 0")
+    _check(0 <= optimizer.beta1 < 1 and 0 <= optimizer.beta2 < 1, "optimizer betas must lie in 0 to 1")
+    _check(output.snapshot_kimg > 0 and output.preview_kimg > 0, "output: kimg figures must be above 0")
+    return config
+
+
+def _check_networks(g: GeneratorConfig, d: DiscriminatorConfig) -> None:
     for name in ("family", "base", "levels", "channels", "label_size"):
         _check(getattr(g, name) == getattr(d, name), f"generator.{name} and discriminator.{name} must be equal")
-    choices = [
-        ("generator.family", g.family, ("stylegan", "progan")),
-        ("generator.fused_scale", g.fused_scale, FUSED_SCALES),
-        ("discriminator.fused_scale", d.fused_scale, FUSED_SCALES),
-        ("generator.activation", g.activation, ACTIVATIONS),
-        ("discriminator.activation", d.activation, ACTIVATIONS),
-        ("loss.objective", loss.objective, OBJECTIVES),
-        ("optimizer.name", config.optimizer.name, OPTIMIZERS),
-    ]
-    for name, value, accepted in choices:
-        _check(value in accepted, f"{name} is {value!r}; accepted: {', '.join(accepted)}")
+    _check_choice("generator.family", g.family, ("stylegan", "progan"))
     _check(1 <= min(g.base) and 2 <= g.levels <= 12, f"base {g.base} with {g.levels} levels cannot grow")
-    _check(
-        0 <= s.initial_level < g.levels, f"schedule.initial_level is {s.initial_level}; accepted: 0 to {g.levels - 1}"
-    )
-    _check(s.hold_kimg >= 0 and s.fade_kimg >= 0 and s.total_kimg > 0, "schedule: kimg figures must be positive")
-    _check(s.hold_kimg + s.fade_kimg > 0 or s.initial_level == g.levels - 1, "hold_kimg + fade_kimg must be above 0")
-    _check(s.gpus >= 1, f"schedule.gpus is {s.gpus}; accepted: 1 and more")
-    _check(
-        min([s.batch_default, *s.batch.values(), *s.batch_max_per_gpu.values()]) >= 1,
-        "schedule: batch must be 1 or more",
-    )
-    for key in {*s.batch, *s.batch_max_per_gpu, *s.lr, *s.tick_kimg}:
-        known = key >= 4 and key & (key - 1) == 0
-        _check(known, f"schedule: a table names level {key}; levels are named 4, 8, 16, 32, ... whatever the base")
-    _check(min([s.lr_default, *s.lr.values()]) > 0, "schedule: lr must be above 0")
-    _check(min([s.tick_kimg_default, *s.tick_kimg.values()]) > 0, "schedule: tick_kimg must be above 0")
-    _check(
-        loss.penalty_interval >= 1 and loss.n_critic >= 1, "loss.penalty_interval and loss.n_critic must be 1 or more"
-    )
-    for name in ("r1_gamma", "r2_gamma", "gp_weight", "drift", "weight_clip", "acgan_weight"):
-        _check(getattr(loss, name) >= 0, f"loss.{name} must be 0 or more")
-    for name in ("label_smoothing", "label_flip", "mixing_probability"):
-        _check(0 <= getattr(loss, name) <= 1, f"loss.{name} must lie in 0 to 1")
-    _check(config.optimizer.eps > 0, "optimizer.eps must be above 0")
-    _check(0 <= config.optimizer.beta1 < 1 and 0 <= config.optimizer.beta2 < 1, "optimizer betas must lie in 0 to 1")
-    _check(config.output.snapshot_kimg > 0 and config.output.preview_kimg > 0, "output: kimg figures must be above 0")
-    for network in (g, d):
+    _check(g.label_size >= 0, f"generator.label_size is {g.label_size}; accepted: 0 and more")
+    for role, network in (("generator", g), ("discriminator", d)):
+        _check_choice(f"{role}.fused_scale", network.fused_scale, FUSED_SCALES)
+        _check_choice(f"{role}.activation", network.activation, ACTIVATIONS)
         sizes = {k: v for k, v in to_dict(network).items() if k in _SIZES}
         within = 1 <= min(sizes.values()) and max(sizes.values()) <= _SIZE_MAX
         _check(within, f"{type(network).__name__}: {', '.join(sizes)} must be 1 to {_SIZE_MAX:,}")
@@ -288,11 +267,42 @@ def validate(config: Config) -> Config:
         d.mbstd_features >= 1 and width % d.mbstd_features == 0,
         f"discriminator.mbstd_features is {d.mbstd_features}; it must divide the coarsest level's {width} channels",
     )
-    return config
+
+
+def _check_schedule(s: ScheduleConfig, levels: int) -> None:
+    last = levels - 1
+    _check(0 <= s.initial_level <= last, f"schedule.initial_level is {s.initial_level}; accepted: 0 to {last}")
+    _check(s.hold_kimg >= 0 and s.fade_kimg >= 0 and s.total_kimg > 0, "schedule: kimg figures must be positive")
+    _check(s.hold_kimg + s.fade_kimg > 0 or s.initial_level == last, "hold_kimg + fade_kimg must be above 0")
+    _check(s.gpus >= 1, f"schedule.gpus is {s.gpus}; accepted: 1 and more")
+    batches = [s.batch_default, *s.batch.values(), *s.batch_max_per_gpu.values()]
+    _check(min(batches) >= 1, "schedule: batch must be 1 or more")
+    for key in {*s.batch, *s.batch_max_per_gpu, *s.lr, *s.tick_kimg}:
+        known = key >= 4 and key & (key - 1) == 0
+        _check(known, f"schedule: a table names level {key}; levels are named 4, 8, 16, 32, ... whatever the base")
+    _check(min([s.lr_default, *s.lr.values()]) > 0, "schedule: lr must be above 0")
+    _check(min([s.tick_kimg_default, *s.tick_kimg.values()]) > 0, "schedule: tick_kimg must be above 0")
+
+
+def _check_loss(loss: LossConfig, family: str) -> None:
+    _check_choice("loss.objective", loss.objective, OBJECTIVES)
+    for name in ("penalty_interval", "n_critic"):
+        _check(getattr(loss, name) >= 1, f"loss.{name} must be 1 or more")
+    for name in ("r1_gamma", "r2_gamma", "gp_weight", "drift", "weight_clip", "acgan_weight"):
+        _check(getattr(loss, name) >= 0, f"loss.{name} must be 0 or more")
+    for name in ("label_smoothing", "label_flip", "mixing_probability"):
+        _check(0 <= getattr(loss, name) <= 1, f"loss.{name} must lie in 0 to 1")
+    styled = family == "stylegan"
+    _check(not (loss.acgan_weight and styled), f"loss.acgan_weight needs a class head in D, which {family} has not")
+    _check(styled or not loss.mixing_probability, f"loss.mixing_probability needs styles, which {family} has not")
 
 
 _SIZE_MAX = 65536
 _SIZES = ("channels", "latent_size", "fmap_base", "fmap_max", "style_size", "mapping_layers", "mapping_width")
+
+
+def _check_choice(name: str, value: str, accepted: tuple[str, ...]) -> None:
+    _check(value in accepted, f"{name} is {value!r}; accepted: {', '.join(accepted)}")
 
 
 def _check(condition: bool, message: str) -> None:

@@ -65,6 +65,8 @@ def fails(arguments: list[str], code: int, *parts: str) -> None:
         (["--set", "loss.gamma=1"], ["'gamma'", "r1_gamma"]),
         (["--set", "loss.r1_gamma=much"], ["loss.r1_gamma", "'much'", "a number"]),
         (["--set", "schedule.batch=33:8"], ["level 33", "4, 8, 16"]),
+        (["--set", "loss.acgan_weight=1"], ["acgan_weight", "class head"]),
+        (["--preset", "progan-1024", "--set", "loss.mixing_probability=1"], ["mixing_probability", "styles"]),
         (["--set", "optimizer.name=lion"], ["'lion'", "adam"]),
         (["--set", "generator.channels=1"], ["generator.channels", "discriminator.channels"]),
         (["--gamma", "nan"], ["r1_gamma"]),
