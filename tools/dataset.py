@@ -35,6 +35,15 @@ class ColorType(click.ParamType):
             self.fail(f"{value!r} is not a colour, such as white, '#ff8000' or 'rgb(255,128,0)'", param, ctx)
 
 
+_workers = click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=os.cpu_count() or 1,
+    metavar="N",
+    help="Threads.  [default: one a processor]",
+)
+
+
 @click.group()
 def dataset() -> None:
     """Build, show and check data sets.
@@ -81,13 +90,7 @@ def dataset() -> None:
     "Default: those that the source brings.",
 )
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Stop after N good pictures.")
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    default=os.cpu_count() or 1,
-    metavar="N",
-    help="Threads.  [default: one a processor]",
-)
+@_workers
 def build(source: Path, dest: Path, fit: str, channels: str | None, **options: Any) -> None:
     """Turn pictures of any kind into a data set.
 
@@ -149,13 +152,7 @@ def show(data: str, out: Path | None) -> None:
 
 @dataset.command(short_help="Decode every picture of a data set.")
 @click.argument("data")
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    default=os.cpu_count() or 1,
-    metavar="N",
-    help="Threads.  [default: one a processor]",
-)
+@_workers
 def check(data: str, workers: int) -> None:
     """Decode every picture of a data set; exit code 1 where one is broken or unlike the others.
 
