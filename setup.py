@@ -34,7 +34,7 @@ def version() -> str:
 setup(
     name="stylegen",
     version=version(),
-    description="StyleGAN and ProGAN: train, resume and generate, on a CPU or on many GPUs",
+    description="StyleGAN and ProGAN: train, resume and generate, on an ordinary CPU too",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="stylegen contributors",
