@@ -7,25 +7,25 @@ namespace stylegen {
 
 struct AdainParams {
   const void* x;
-  const void* noise;     // [1 or n, 1, h, w], or null together with strength
-  const void* strength;  // [c]
-  const void* bias;      // [c]
-  const void* style;     // [n, 2 c], scales first, or null: no scale and shift
+  const void* noise;     // [1 or n, 1, h, w], acc_t, or null together with strength
+  const void* strength;  // [c], acc_t
+  const void* bias;      // [c], acc_t
+  const void* style;     // [n, 2 c], acc_t, scales first, or null: no scale and shift
   void* y;               // forward: out, like x
-  float* mean;           // [n, c], written by forward, read by backward; float64 for dtype f64
-  float* rstd;           // [n, c], likewise
+  void* mean;            // [n, c], acc_t, written by forward, read by backward
+  void* rstd;            // [n, c], acc_t, likewise
   Shape shape;
   bool noise_batched;  // noise has n samples
   float alpha;         // slope below zero; 1: linear
   double eps;
-  DType dtype;  // of x, noise, strength, bias, style, y, g, dx and of the d* below
+  DType dtype;  // of x, y, g and dx
 
   // backward only
   const void* g;  // gradient of y, like x
   void* dx;       // like x
-  void* dstrength;  // [c], or null
-  void* dbias;      // [c]
-  void* dstyle;     // [n, 2 c], or null
+  void* dstrength;  // [c], acc_t, or null
+  void* dbias;      // [c], acc_t
+  void* dstyle;     // [n, 2 c], acc_t, or null
 };
 
 namespace cpu {

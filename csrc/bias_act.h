@@ -13,7 +13,7 @@ enum class Act : int { linear = 0, relu, lrelu, tanh, sigmoid, elu, selu, softpl
 // The derivative of the clamp is 1 strictly inside it and 0 elsewhere.
 struct BiasActParams {
   const void* x;
-  const void* b;  // [channels], of x's dtype, or null
+  const void* b;  // [channels], acc_t, or null
   const void* ref;
   const void* g;
   const void* gg;
@@ -29,8 +29,8 @@ struct BiasActParams {
 
 namespace cpu {
 void bias_act(const BiasActParams& p);
-// sums[c] = sum of v over all elements of channel c, in float64 order-independent of the number of threads.
-// v is dense, of dtype; sums is [channels] of dtype.
+// sums[c] = sum of v over all elements of channel c; the result does not depend on the number of threads.
+// v is dense, of dtype; sums is [channels], acc_t.
 void channel_sum(const void* v, void* sums, int64_t size, int64_t channels, int64_t inner, DType dtype);
 }  // namespace cpu
 
