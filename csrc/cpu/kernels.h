@@ -1,0 +1,32 @@
+// The CPU kernels are compiled once for each instruction set, into a namespace of its name; dispatch.cpp picks one.
+#pragma once
+#include "../adain.h"
+#include "../bias_act.h"
+#include "../pixel_norm.h"
+#include "../upfirdn2d.h"
+
+#define STYLEGEN_DECLARE_KERNELS(isa)                                                                      \
+  namespace stylegen {                                                                                     \
+  namespace cpu {                                                                                          \
+  namespace isa {                                                                                          \
+  void bias_act(const BiasActParams& p);                                                                   \
+  void channel_sum(const void* v, void* sums, int64_t size, int64_t channels, int64_t inner, DType dtype); \
+  void upfirdn2d(const UpfirdnParams& p);                                                                  \
+  void adain_forward(const AdainParams& p);                                                                \
+  void adain_backward(const AdainParams& p);                                                               \
+  void pixel_norm(const PixelNormParams& p);                                                               \
+  }                                                                                                        \
+  }                                                                                                        \
+  }
+
+STYLEGEN_DECLARE_KERNELS(baseline)
+#if defined(__x86_64__) || defined(_M_X64)
+STYLEGEN_DECLARE_KERNELS(avx2)
+STYLEGEN_DECLARE_KERNELS(avx512)
+#endif
+
+namespace stylegen {
+namespace cpu {
+const char* isa();  // the instruction set in use
+}
+}  // namespace stylegen

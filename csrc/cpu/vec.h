@@ -1,0 +1,388 @@
+// Vectors of acc_t, and how the four dtypes are loaded into them and stored. GCC and clang have vector types; for other
+// compilers `Lanes` is an array, which they vectorise as they can.
+//
+// Everything is inside the namespace of the instruction set, and nothing here instantiates a template of the standard
+// library: the linker would keep one copy of it for all sets, perhaps one that the processor cannot run.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#include "../types.h"
+#if defined(__x86_64__) || defined(_M_X64)
+#define STYLEGEN_X86 1
+#include <immintrin.h>
+#endif
+#if defined(__GNUC__)
+#define STYLEGEN_INLINE inline __attribute__((always_inline))
+#define STYLEGEN_RESTRICT __restrict__
+#else
+#define STYLEGEN_INLINE __forceinline
+#define STYLEGEN_RESTRICT __restrict
+#endif
+#if defined(__GNUC__) && !defined(STYLEGEN_ARRAY_LANES)
+#define STYLEGEN_VECTOR_TYPES 1
+#endif
+
+namespace stylegen {
+namespace cpu {
+namespace STYLEGEN_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kBytes = 32;
+#else
+constexpr int kBytes = 16;
+#endif
+
+struct half {
+  uint16_t bits;
+};
+struct bfloat16 {
+  uint16_t bits;
+};
+
+template <class T>
+struct AccOf {
+  using type = float;
+};
+template <>
+struct AccOf<double> {
+  using type = double;
+};
+template <class T>
+struct IsHalf {
+  static constexpr bool value = false;
+};
+template <>
+struct IsHalf<half> {
+  static constexpr bool value = true;
+};
+template <class T>
+using acc_t = typename AccOf<T>::type;
+
+template <class A>
+constexpr A smaller(A a, A b) {
+  return b < a ? b : a;
+}
+template <class A>
+constexpr A larger(A a, A b) {
+  return a < b ? b : a;
+}
+constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// The library's own array on the heap: 64-byte aligned, uninitialised.
+template <class A>
+class Buffer {
+ public:
+  explicit Buffer(int64_t count) : raw_(std::malloc(static_cast<size_t>(count) * sizeof(A) + 64)) {
+    if (!raw_) std::abort();
+  }
+  ~Buffer() { std::free(raw_); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  A* get() const { return reinterpret_cast<A*>((reinterpret_cast<uintptr_t>(raw_) + 63) & ~uintptr_t(63)); }
+  A& operator[](int64_t i) const { return get()[i]; }
+
+ private:
+  void* raw_;
+};
+
+// ---- vectors ----
+
+template <class A>
+struct BitsOf;  // the signed integer as wide as A
+template <>
+struct BitsOf<float> {
+  using type = int32_t;
+};
+template <>
+struct BitsOf<double> {
+  using type = int64_t;
+};
+template <class A>
+constexpr int kLanes = kBytes / static_cast<int>(sizeof(A));  // of a vector of acc_t
+
+#if STYLEGEN_VECTOR_TYPES
+template <class A>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  typedef float type __attribute__((vector_size(kBytes)));
+  typedef int32_t bits __attribute__((vector_size(kBytes)));
+  typedef uint16_t shorts __attribute__((vector_size(kBytes / 2)));
+};
+template <>
+struct VectorOf<double> {
+  typedef double type __attribute__((vector_size(kBytes)));
+  typedef int64_t bits __attribute__((vector_size(kBytes)));
+};
+template <class A>
+using Vec = typename VectorOf<A>::type;
+template <class A>
+using Ints = typename VectorOf<A>::bits;
+
+template <class M, class V>
+STYLEGEN_INLINE V select(M mask, V a, V b) {
+  return mask ? a : b;
+}
+#else
+template <class A>
+struct Array {
+  A v[kLanes<A>];
+};
+template <class A>
+using Vec = Array<A>;
+template <class A>
+using Ints = Array<typename BitsOf<A>::type>;
+template <class A>
+struct Same {
+  using type = A;  // keeps a scalar argument out of the deduction of A
+};
+#define STYLEGEN_LANEWISE(R, op)                                                   \
+  template <class A>                                                               \
+  STYLEGEN_INLINE Array<R> operator op(Array<A> a, Array<A> b) {                   \
+    Array<R> r;                                                                    \
+    for (int i = 0; i < kLanes<A>; i++) r.v[i] = static_cast<R>(a.v[i] op b.v[i]); \
+    return r;                                                                      \
+  }                                                                                \
+  template <class A>                                                               \
+  STYLEGEN_INLINE Array<R> operator op(Array<A> a, typename Same<A>::type b) {     \
+    Array<R> r;                                                                    \
+    for (int i = 0; i < kLanes<A>; i++) r.v[i] = static_cast<R>(a.v[i] op b);      \
+    return r;                                                                      \
+  }                                                                                \
+  template <class A>                                                               \
+  STYLEGEN_INLINE Array<R> operator op(typename Same<A>::type a, Array<A> b) {     \
+    Array<R> r;                                                                    \
+    for (int i = 0; i < kLanes<A>; i++) r.v[i] = static_cast<R>(a op b.v[i]);      \
+    return r;                                                                      \
+  }
+STYLEGEN_LANEWISE(A, +)
+STYLEGEN_LANEWISE(A, -)
+STYLEGEN_LANEWISE(A, *)
+STYLEGEN_LANEWISE(A, /)
+STYLEGEN_LANEWISE(A, &)
+STYLEGEN_LANEWISE(A, |)
+STYLEGEN_LANEWISE(A, <<)
+STYLEGEN_LANEWISE(A, >>)
+STYLEGEN_LANEWISE(typename BitsOf<A>::type, <)
+STYLEGEN_LANEWISE(typename BitsOf<A>::type, >)
+#undef STYLEGEN_LANEWISE
+template <class A>
+STYLEGEN_INLINE Array<A>& operator+=(Array<A>& a, Array<A> b) {
+  return a = a + b;
+}
+template <class M, class A>
+STYLEGEN_INLINE Array<A> select(Array<M> mask, Array<A> a, Array<A> b) {
+  for (int i = 0; i < kLanes<A>; i++) a.v[i] = mask.v[i] ? a.v[i] : b.v[i];
+  return a;
+}
+#endif
+
+template <class To, class From>
+STYLEGEN_INLINE To bit_cast(From from) {
+  static_assert(sizeof(To) == sizeof(From), "");
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+template <class A>
+STYLEGEN_INLINE Vec<A> splat(A value) {
+  return value - Vec<A>{};
+}
+
+template <class A>
+STYLEGEN_INLINE Vec<A> square_root(Vec<A> v) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(A) == 4) return bit_cast<Vec<A>>(_mm512_sqrt_ps(bit_cast<__m512>(v)));
+#endif
+  A lanes[kLanes<A>];
+  std::memcpy(lanes, &v, sizeof v);
+  for (int i = 0; i < kLanes<A>; i++) lanes[i] = std::sqrt(lanes[i]);
+  std::memcpy(&v, lanes, sizeof v);
+  return v;
+}
+
+template <class A>
+STYLEGEN_INLINE A sum(Vec<A> v) {
+  A lanes[kLanes<A>];
+  std::memcpy(lanes, &v, sizeof v);
+  for (int width = kLanes<A> / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
+  return lanes[0];
+}
+
+// ---- fp16 and bf16, by integer arithmetic on V = vectors or numbers ----
+
+STYLEGEN_INLINE int32_t select(bool mask, int32_t a, int32_t b) { return mask ? a : b; }
+
+template <class F, class I>
+STYLEGEN_INLINE F half_to_float(I h) {
+  const I bits = (h & 0x7fff) << 13;
+  // 2^112 mends the exponent's bias, denormals included; infinity and NaN keep a full exponent instead.
+  const I finite = bit_cast<I>(bit_cast<F>(bits) * 5.192296858534828e33f);
+  return bit_cast<F>(select(bits > 0x0f7fffff, bits | 0x7f800000, finite) | ((h & 0x8000) << 16));
+}
+
+template <class F, class I>
+STYLEGEN_INLINE I float_to_half(F f) {
+  const I bits = bit_cast<I>(f), size = bits & 0x7fffffff;
+  const I normal = (size + ((size >> 13) & 1) + (0xfff - (112 << 23))) >> 13;
+  // Below 2^-14, adding 0.5 rounds to the spacing of the denormals, and leaves them in the low bits.
+  const I tiny = bit_cast<I>(bit_cast<F>(size) + 0.5f) - 0x3f000000;
+  const I special = select(size > 0x7f800000, (bits & 0) + 0x7e00, (bits & 0) + 0x7c00);
+  return select(size < 0x38800000, tiny, select(size > 0x477fffff, special, normal)) | ((bits >> 16) & 0x8000);
+}
+
+template <class F, class I>
+STYLEGEN_INLINE I float_to_bfloat16(F f) {
+  const I bits = bit_cast<I>(f);
+  const I rounded = (bits + ((bits >> 16) & 1) + 0x7fff) >> 16;
+  return select((bits & 0x7fffffff) > 0x7f800000, (bits >> 16) | 0x40, rounded) & 0xffff;
+}
+
+// ---- loads and stores of kLanes<acc_t<T>> elements ----
+
+template <class T>
+STYLEGEN_INLINE Vec<acc_t<T>> widen(const T* p) {
+  using V = Vec<acc_t<T>>;
+  [[maybe_unused]] constexpr int lanes = kLanes<acc_t<T>>;
+  V v;
+  if constexpr (sizeof(T) == sizeof(acc_t<T>)) {
+    std::memcpy(&v, p, sizeof v);
+  } else {
+#if defined(__AVX512F__)
+    __m256i raw;
+    std::memcpy(&raw, p, sizeof raw);
+    if constexpr (IsHalf<T>::value) return bit_cast<V>(_mm512_cvtph_ps(raw));
+    return bit_cast<V>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16));
+#elif defined(__AVX2__)
+    __m128i raw;
+    std::memcpy(&raw, p, sizeof raw);
+    if constexpr (IsHalf<T>::value) return bit_cast<V>(_mm256_cvtph_ps(raw));
+    return bit_cast<V>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(raw), 16));
+#elif STYLEGEN_VECTOR_TYPES
+    typename VectorOf<float>::shorts raw;
+    std::memcpy(&raw, p, sizeof raw);
+    const auto bits = __builtin_convertvector(raw, Ints<float>);
+    if constexpr (IsHalf<T>::value) return half_to_float<V, Ints<float>>(bits);
+    return bit_cast<V>(bits << 16);
+#else
+    for (int i = 0; i < lanes; i++) {
+      const int32_t bits = p[i].bits;
+      v.v[i] = IsHalf<T>::value ? half_to_float<float, int32_t>(bits) : bit_cast<float>(bits << 16);
+    }
+#endif
+  }
+  return v;
+}
+
+#if !STYLEGEN_VECTOR_TYPES
+struct Shorts {
+  uint16_t v[kLanes<float>];
+};
+#endif
+
+// The bytes of a vector as they go to memory.
+template <class T>
+STYLEGEN_INLINE auto narrow(Vec<acc_t<T>> v) {
+  if constexpr (sizeof(T) == sizeof(acc_t<T>)) {
+    return v;
+  } else {
+#if defined(__AVX512F__)
+    if constexpr (IsHalf<T>::value)
+      return _mm512_cvtps_ph(bit_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT);
+    else
+      return _mm512_cvtepi32_epi16(bit_cast<__m512i>(float_to_bfloat16<Vec<float>, Ints<float>>(v)));
+#elif defined(__AVX2__)
+    if constexpr (IsHalf<T>::value) {
+      return _mm256_cvtps_ph(bit_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT);
+    } else {
+      const auto bits = bit_cast<__m256i>(float_to_bfloat16<Vec<float>, Ints<float>>(v));
+      return _mm_packus_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
+    }
+#elif STYLEGEN_VECTOR_TYPES
+    using Shorts = typename VectorOf<float>::shorts;
+    if constexpr (IsHalf<T>::value)
+      return __builtin_convertvector((float_to_half<Vec<float>, Ints<float>>(v)), Shorts);
+    else
+      return __builtin_convertvector((float_to_bfloat16<Vec<float>, Ints<float>>(v)), Shorts);
+#else
+    Shorts raw;
+    for (int i = 0; i < kLanes<float>; i++) {
+      const float f = v.v[i];
+      raw.v[i] = static_cast<uint16_t>(IsHalf<T>::value ? float_to_half<float, int32_t>(f)
+                                                        : float_to_bfloat16<float, int32_t>(f));
+    }
+    return raw;
+#endif
+  }
+}
+
+template <class T>
+constexpr int kStored = kLanes<acc_t<T>> * static_cast<int>(sizeof(T));  // bytes of a vector in memory
+
+// Streaming stores leave the caches alone: for outputs that would not stay there anyway, they save reading the lines
+// that are about to be overwritten. `p` must be a multiple of kStored<T>; end with stream_fence().
+template <class T, bool Stream = false>
+STYLEGEN_INLINE void store(T* p, Vec<acc_t<T>> v) {
+  const auto raw = narrow<T>(v);
+#if STYLEGEN_X86
+  if constexpr (Stream) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof raw == 64) return _mm512_stream_si512(reinterpret_cast<__m512i*>(p), bit_cast<__m512i>(raw));
+#endif
+#if defined(__AVX2__)
+    if constexpr (sizeof raw == 32) return _mm256_stream_si256(reinterpret_cast<__m256i*>(p), bit_cast<__m256i>(raw));
+#endif
+    if constexpr (sizeof raw == 16) return _mm_stream_si128(reinterpret_cast<__m128i*>(p), bit_cast<__m128i>(raw));
+    if constexpr (sizeof raw == 8) return _mm_stream_si64(reinterpret_cast<long long*>(p), bit_cast<long long>(raw));
+  }
+#endif
+  std::memcpy(p, &raw, sizeof raw);
+}
+
+STYLEGEN_INLINE void stream_fence() {
+#if STYLEGEN_X86
+  _mm_sfence();
+#endif
+}
+
+// The same for the first `count` < kLanes elements; the other lanes are 0.
+template <class T>
+STYLEGEN_INLINE Vec<acc_t<T>> widen(const T* p, int64_t count) {
+  T padded[kLanes<acc_t<T>>] = {};
+  std::memcpy(padded, p, static_cast<size_t>(count) * sizeof(T));
+  return widen<T>(padded);
+}
+template <class T>
+STYLEGEN_INLINE void store(T* p, Vec<acc_t<T>> v, int64_t count) {
+  const auto raw = narrow<T>(v);
+  std::memcpy(p, &raw, static_cast<size_t>(count) * sizeof(T));
+}
+
+// Outputs from this size on are streamed.
+constexpr int64_t kStreamBytes = int64_t(32) << 20;
+
+// body(T{}) with the C++ type of `dtype`.
+template <class Body>
+STYLEGEN_INLINE void by_type(DType dtype, const Body& body) {
+  switch (dtype) {
+    case DType::f64:
+      return body(double{});
+    case DType::f32:
+      return body(float{});
+    case DType::f16:
+      return body(half{});
+    case DType::bf16:
+      return body(bfloat16{});
+  }
+}
+
+}  // namespace STYLEGEN_ISA
+}  // namespace cpu
+}  // namespace stylegen
