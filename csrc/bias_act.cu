@@ -1,7 +1,5 @@
-#include <type_traits>
-
 #include "bias_act.h"
-#include "common.cuh"
+#include "reduce.cuh"
 
 namespace stylegen::cuda {
 namespace {
@@ -26,19 +24,11 @@ template <class A, int n, class Index>
 __device__ __forceinline__ void load_bias(A (&b)[n], const BiasActParams& p, Position<Index> at, bool whole) {
   const A* bias = static_cast<const A*>(p.b);
   if (!bias) {
-#pragma unroll
-    for (int j = 0; j < n; ++j) b[j] = 0;
+    fill(b, A(0));
   } else if (at.place + n <= Index(p.inner)) {
-    const A value = bias[at.channel];
-#pragma unroll
-    for (int j = 0; j < n; ++j) b[j] = value;
+    fill(b, bias[at.channel]);
   } else if (whole) {  // channels innermost, and as many as vectors fit
-#pragma unroll
-    for (int j = 0; j < n; j += kLanes<A>) {
-      const Vec<A> u = *reinterpret_cast<const Vec<A>*>(bias + at.channel + j);
-#pragma unroll
-      for (int k = 0; k < kLanes<A>; ++k) b[j + k] = u.v[k];
-    }
+    load(b, bias + at.channel, true, n);
   } else {
 #pragma unroll
     for (int j = 0; j < n; ++j) {
@@ -154,6 +144,41 @@ const char* bias_act(const BiasActParams& p, void* stream) {
     BiasActParams q = p;
     if (p.ref) q.b = nullptr;  // ref has it already
     CUDA_LAUNCH(kernel, blocks, kThreads, 0, static_cast<Stream>(stream), q, whole, whole_bias);
+    return launch_error();
+  });
+}
+
+namespace {
+
+Plan sum_plan(int64_t size, int64_t channels, int64_t inner, int lanes) {
+  const int64_t outer = size / channels / inner;
+  return inner == 1 ? make_plan(1, channels, outer, true, lanes, true)
+                    : make_plan(outer, channels, inner, false, lanes, true);
+}
+
+}  // namespace
+
+int64_t channel_sum_workspace(int64_t size, int64_t channels, int64_t inner) {
+  if (size == 0) return 0;
+  int64_t bytes = 0;  // of the dtype that needs most
+  for (int lanes : {kLanes<double>, kLanes<float>, kLanes<__half>})
+    bytes = std::max<int64_t>(bytes, sum_plan(size, channels, inner, lanes).partials() * (lanes == 2 ? 8 : 4));
+  return bytes;
+}
+
+const char* channel_sum(const void* v, void* sums, void* workspace, int64_t size, int64_t channels, int64_t inner,
+                        DType dtype, void* stream) {
+  if (size == 0) return nullptr;
+  return dispatch(dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    using A = acc_t<T>;
+    Plan plan = sum_plan(size, channels, inner, kLanes<T>);
+    plan.whole = plan.whole && aligned(v);
+    const int64_t rows = plan.outer * plan.splits;
+    A* first = static_cast<A*>(rows == 1 ? sums : workspace);
+    CUDA_LAUNCH(sum_kernel<T>, plan.grid(), kThreads, 0, static_cast<Stream>(stream), static_cast<const T*>(v), first,
+                plan);
+    if (rows > 1) launch_sum(first, static_cast<A*>(sums), rows, channels, stream);
     return launch_error();
   });
 }

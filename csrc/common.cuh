@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "types.h"
 
@@ -70,32 +71,42 @@ struct alignas(sizeof(T) * n) Vec {
   T v[n];
 };
 
-// kLanes<T> elements at `from`: in one access if `whole`, which promises 16-byte alignment, else one by one, and zero
-// from `count` on. `whole` is the same for a whole launch, so the branch costs nothing.
-template <class T>
-__device__ __forceinline__ void load(acc_t<T> (&to)[kLanes<T>], const T* from, bool whole, int64_t count) {
+// n elements at `from` (a multiple of kLanes<T>): in accesses of 16 bytes if `whole`, which promises alignment and that
+// all are there, else one by one, with zeros from `count` on.
+template <class T, int n>
+__device__ __forceinline__ void load(acc_t<T> (&to)[n], const T* from, bool whole, int64_t count) {
   if (whole) {
-    const Vec<T> u = *reinterpret_cast<const Vec<T>*>(from);
 #pragma unroll
-    for (int j = 0; j < kLanes<T>; ++j) to[j] = widen(u.v[j]);
+    for (int i = 0; i < n; i += kLanes<T>) {
+      const Vec<T> u = *reinterpret_cast<const Vec<T>*>(from + i);
+#pragma unroll
+      for (int j = 0; j < kLanes<T>; ++j) to[i + j] = widen(u.v[j]);
+    }
   } else {
 #pragma unroll
-    for (int j = 0; j < kLanes<T>; ++j) to[j] = j < count ? widen(from[j]) : acc_t<T>(0);
+    for (int j = 0; j < n; ++j) to[j] = j < count ? widen(from[j]) : acc_t<T>(0);
   }
 }
 
-template <class T>
-__device__ __forceinline__ void store(T* to, const acc_t<T> (&from)[kLanes<T>], bool whole, int64_t count) {
+template <class T, int n>
+__device__ __forceinline__ void store(T* to, const acc_t<T> (&from)[n], bool whole, int64_t count) {
+  static_assert(n == kLanes<T>, "one access");
   if (whole) {
     Vec<T> u;
 #pragma unroll
-    for (int j = 0; j < kLanes<T>; ++j) u.v[j] = narrow<T>(from[j]);
+    for (int j = 0; j < n; ++j) u.v[j] = narrow<T>(from[j]);
     *reinterpret_cast<Vec<T>*>(to) = u;
   } else {
 #pragma unroll
-    for (int j = 0; j < kLanes<T>; ++j)
+    for (int j = 0; j < n; ++j)
       if (j < count) to[j] = narrow<T>(from[j]);
   }
+}
+
+template <class A, int n>
+__device__ __forceinline__ void fill(A (&to)[n], A value) {
+#pragma unroll
+  for (int j = 0; j < n; ++j) to[j] = value;
 }
 
 inline bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }  // null is
