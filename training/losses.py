@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy, relu, softplus
 
 from stylegen.config import LossConfig
 from stylegen.errors import UserError
+from stylegen.ops import input_gradients_only
 
 Discriminate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 Stats = dict[str, Tensor]
@@ -154,7 +155,8 @@ def g_loss(
 
 def squared_gradients(scores: Tensor, images: Tensor, upscale: float = 1.0) -> Tensor:
     """Squared norm of each score's gradient by its image, [N], differentiable; `upscale` as in `d_loss`."""
-    (gradients,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
+    with input_gradients_only():
+        (gradients,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
     return gradients.square().sum(dim=(1, 2, 3)) / upscale**2
 
 

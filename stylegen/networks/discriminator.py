@@ -1,12 +1,14 @@
 """The parts that every progressive discriminator shares."""
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 
 from stylegen.config import DiscriminatorConfig, resolution_of
 from stylegen.ops import bias_act
 
-from .layers import Conv, Dense, Resolution, downscale, fmaps, level_of, minibatch_stddev
+from .layers import Conv, Dense, Resolution, downscale, features, fmaps, level_of, minibatch_stddev
 
 
 class DiscriminatorTail(nn.Module):
@@ -41,24 +43,27 @@ class FromRGB(Conv):
         return bias_act(super().forward(x), self.bias, act=self.activation, gain=1.0)
 
 
-def discriminate(
-    config: DiscriminatorConfig,
-    images: Tensor,
-    from_rgb: nn.ModuleList,
-    blocks: nn.ModuleList,
-    tail: nn.Module,
-    resolution: Resolution,
-    alpha: float,
-) -> Tensor:
+class Progressive(Protocol):
+    """What `discriminate` needs of a discriminator: levels with pictures coming in, blocks between them, a tail."""
+
+    config: DiscriminatorConfig
+    compute_dtype: torch.dtype
+    from_rgb: nn.ModuleList
+    blocks: nn.ModuleList
+    tail: DiscriminatorTail
+
+
+def discriminate(D: Progressive, images: Tensor, resolution: Resolution, alpha: float) -> Tensor:
     """What every progressive D does: [N, C, H, W] -> the tail's [N, outputs]. Larger pictures are box-reduced first."""
-    level = level_of(config, (images.shape[2], images.shape[3]) if resolution is None else resolution)
-    height = resolution_of(config, level)[0]
+    level = level_of(D.config, (images.shape[2], images.shape[3]) if resolution is None else resolution)
+    height = resolution_of(D.config, level)[0]
     while images.shape[2] > height:
         images = downscale(images)
-    level_of(config, (images.shape[2], images.shape[3]))
-    x = from_rgb[level](images)
+    level_of(D.config, (images.shape[2], images.shape[3]))
+    x = D.from_rgb[level](features(images, D.compute_dtype))
     for k in range(level, 0, -1):
-        x = blocks[k - 1](x)
+        x = D.blocks[k - 1](x)
         if k == level and alpha < 1:
-            x = torch.lerp(from_rgb[k - 1](downscale(images)), x, alpha)
-    return tail(x)
+            coarse = D.from_rgb[k - 1](features(downscale(images), D.compute_dtype))
+            x = torch.lerp(coarse, x, alpha)
+    return D.tail(x.to(images.dtype))

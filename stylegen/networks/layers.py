@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from stylegen.config import DiscriminatorConfig, GeneratorConfig, resolution_of, size_text
 from stylegen.errors import UserError
+from stylegen.ops import conv2d, down_conv2d, referenced, up_conv2d
 
 Resolution = int | tuple[int, int] | None
 
@@ -26,14 +27,13 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-    """A square convolution: [N, in, H, W] -> [N, out, H', W'], zero padded.
+    """A square convolution: [N, in, H, W] -> [N, out, H', W'], zero padded, in x's dtype.
 
     Its `bias` [out], if any, is added by the caller, in one operator with the activation.
 
-    `scale` "same" keeps the size. "down" halves it: convolution, then 2x2 box, computed as one strided convolution.
-    "up" doubles it: nearest neighbour, then convolution, computed as one transposed convolution. "fused_up" is what
-    the official code calls fused: the same transposed convolution without flipping the kernel, so that a stored
-    weight means nearest neighbour, then convolution with the spatially flipped kernel.
+    `scale` "same" keeps the size. "down" halves it: blur, convolution, 2x2 means. "up" doubles it: nearest neighbour,
+    convolution, blur. "fused_up" is what the official code calls fused: a stored weight means nearest neighbour, then
+    convolution with the spatially flipped kernel, then blur. `blur`: the taps of a separable filter, or none.
     """
 
     def __init__(
@@ -44,33 +44,38 @@ class Conv(nn.Module):
         gain: float = math.sqrt(2),
         scale: str = "same",
         bias: bool = True,
+        blur: tuple[float, ...] = (),
     ):
         super().__init__()
         assert scale in ("same", "up", "fused_up", "down") and (scale == "same" or kernel == 3)
         self.weight = nn.Parameter(torch.randn(fan_out, fan_in, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(fan_out)) if bias else None
         self.coef = gain / math.sqrt(fan_in * kernel * kernel)
-        self.scale = scale
+        self.scale, self.blur = scale, blur
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight * self.coef
+        weight = (self.weight * self.coef).to(x.dtype)
         if self.scale == "same":
-            return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+            return conv2d(x, weight, padding=weight.shape[-1] // 2)
         if self.scale == "down":
-            return F.conv2d(x, _spread(weight) * 0.25, stride=2, padding=1)
-        if self.scale == "up":
-            weight = weight.flip([2, 3])
-        return F.conv_transpose2d(x, _spread(weight).transpose(0, 1), stride=2, padding=1)
+            return down_conv2d(x, weight, self.blur)
+        return up_conv2d(x, weight.flip([2, 3]) if self.scale == "fused_up" else weight, self.blur)
 
 
 class ToRGB(Conv):
-    """Features [N, in, H, W] -> pictures [N, channels, H, W]: a 1x1 convolution of gain 1."""
+    """Features [N, in, H, W] -> pictures [N, channels, H, W] in float32: a 1x1 convolution of gain 1."""
 
     def __init__(self, fan_in: int, channels: int):
         super().__init__(fan_in, channels, kernel=1, gain=1.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight * self.coef, self.bias)
+        assert self.bias is not None
+        return super().forward(x.to(self.weight.dtype)) + self.bias[:, None, None]
+
+
+def features(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """`x` as the layers work on it: in `dtype`, with the channels innermost but in the plain reference."""
+    return x.to(dtype) if referenced() else x.to(dtype, memory_format=torch.channels_last)
 
 
 def minibatch_stddev(x: Tensor, group: int, features: int = 1) -> Tensor:
@@ -123,9 +128,3 @@ def check_labels(labels: Tensor | None, batch: int, label_size: int) -> Tensor |
         given = "none" if labels is None else f"shape {list(labels.shape)}"
         raise UserError(f"this network is conditional: labels must have shape [{batch}, {label_size}], got {given}")
     return labels
-
-
-def _spread(weight: Tensor) -> Tensor:
-    """[..., k, k] -> [..., k + 1, k + 1]: the kernel's four shifts by 0 or 1 pixel, summed."""
-    padded = F.pad(weight, [1, 1, 1, 1])
-    return padded[..., 1:, 1:] + padded[..., :-1, 1:] + padded[..., 1:, :-1] + padded[..., :-1, :-1]

@@ -10,7 +10,7 @@ from stylegen.config import DiscriminatorConfig, GeneratorConfig
 from stylegen.ops import bias_act, pixel_norm
 
 from .discriminator import DiscriminatorTail, FromRGB, discriminate
-from .layers import Conv, Dense, Resolution, ToRGB, check_labels, downscale, fmaps, level_of, upscale
+from .layers import Conv, Dense, Resolution, ToRGB, check_labels, downscale, features, fmaps, level_of, upscale
 
 
 class GeneratorBlock(nn.Module):
@@ -32,7 +32,12 @@ class GeneratorBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """Latents, with labels concatenated, pixel-normalised, to pictures at any level."""
+    """Latents, with labels concatenated, pixel-normalised, to pictures at any level.
+
+    Its convolutions compute in `compute_dtype`; pictures stay in float32.
+    """
+
+    compute_dtype = torch.float32
 
     def __init__(self, config: GeneratorConfig):
         super().__init__()
@@ -58,7 +63,7 @@ class Generator(nn.Module):
         if self.config.normalize_latents:
             x = pixel_norm(x)
         x = F.linear(x, self.dense.weight * self.dense.coef).reshape(len(x), -1, *self.config.base)
-        x = epilogue(self.config, x, self.dense.bias)
+        x = epilogue(self.config, features(x, self.compute_dtype), self.dense.bias)
         coarse = x
         for k in range(level + 1):
             coarse, x = x, self.blocks[k](x)
@@ -88,7 +93,12 @@ class DiscriminatorBlock(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Pictures -> (scores [N, 1], class logits [N, label_size]); the latter is the AC-GAN head."""
+    """Pictures -> (scores [N, 1], class logits [N, label_size]); the latter is the AC-GAN head.
+
+    Its convolutions compute in `compute_dtype`, but for the coarsest level.
+    """
+
+    compute_dtype = torch.float32
 
     def __init__(self, config: DiscriminatorConfig):
         super().__init__()
@@ -106,7 +116,7 @@ class Discriminator(nn.Module):
         `resolution` (larger pictures are box-reduced to it); `alpha` below 1 fades it in. Raises UserError for a
         resolution that does not fit.
         """
-        outputs = discriminate(self.config, images, self.from_rgb, self.blocks, self.tail, resolution, alpha)
+        outputs = discriminate(self, images, resolution, alpha)
         return outputs[:, :1], outputs[:, 1:]
 
 

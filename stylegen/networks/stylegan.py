@@ -4,27 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from stylegen.config import DiscriminatorConfig, GeneratorConfig, resolution_of
-from stylegen.ops import adain_epilogue, bias_act, setup_filter, upfirdn2d
+from stylegen.ops import adain_epilogue, bias_act
 
 from .discriminator import DiscriminatorTail, FromRGB, discriminate
-from .layers import Conv, Dense, Resolution, ToRGB, check_labels, fmaps, level_of, upscale
+from .layers import Conv, Dense, Resolution, ToRGB, check_labels, features, fmaps, level_of, upscale
 from .mapping import Mapping
 
 NOISE_MODES = ("const", "random", "none")
-
-
-class Blur(nn.Module):
-    """A separable filter at 1:1, zero padded so that the size stays; the identity for no taps."""
-
-    taps: Tensor | None
-
-    def __init__(self, taps: tuple[float, ...]):
-        super().__init__()
-        self.register_buffer("taps", setup_filter(taps) if taps else None, persistent=False)
-        self.padding = [len(taps) // 2, (len(taps) - 1) // 2]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x if self.taps is None else upfirdn2d(x, self.taps, padding=self.padding * 2)
 
 
 class SynthesisLayer(nn.Module):
@@ -45,8 +31,8 @@ class SynthesisLayer(nn.Module):
             if index % 2 == 0:
                 fused = config.fused_scale == "on" or (config.fused_scale == "auto" and 4 << level >= 128)
                 scale = "fused_up" if fused else "up"
-            self.conv = Conv(fmaps(config, level + first), channels, scale=scale, bias=False)
-            self.blur = Blur(config.blur_filter if scale != "same" else ())
+            blur = config.blur_filter if scale != "same" else ()
+            self.conv = Conv(fmaps(config, level + first), channels, scale=scale, bias=False, blur=blur)
         if config.noise:
             self.register_buffer("noise", torch.randn(1, 1, *resolution_of(config, level)))
             self.noise_strength = nn.Parameter(torch.zeros(channels))
@@ -56,12 +42,12 @@ class SynthesisLayer(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, noise: str, generator: torch.Generator | None) -> Tensor:
         if hasattr(self, "conv"):
-            x = self.blur(self.conv(x))
+            x = self.conv(x)
         pattern = strength = None
         if self.config.noise and noise != "none":
             strength, pattern = self.noise_strength, self.noise
             if noise == "random":
-                pattern = torch.randn(len(x), 1, *x.shape[2:], generator=generator, device=x.device, dtype=x.dtype)
+                pattern = torch.randn(len(x), 1, *x.shape[2:], generator=generator, device=x.device)
         return adain_epilogue(
             x,
             pattern,
@@ -75,7 +61,12 @@ class SynthesisLayer(nn.Module):
 
 
 class Synthesis(nn.Module):
-    """w [N, 2 levels, style_size] -> pictures [N, C, H, W] at any level; layers above that level are not computed."""
+    """w [N, 2 levels, style_size] -> pictures [N, C, H, W] at any level; layers above that level are not computed.
+
+    Its convolutions compute in `compute_dtype`; statistics, styles and pictures stay in float32.
+    """
+
+    compute_dtype = torch.float32
 
     def __init__(self, config: GeneratorConfig):
         super().__init__()
@@ -95,7 +86,7 @@ class Synthesis(nn.Module):
     ) -> Tensor:
         assert noise in NOISE_MODES
         level = level_of(self.config, resolution)
-        x = self.const.expand(len(w), -1, -1, -1)
+        x = features(self.const, self.compute_dtype).expand(len(w), -1, -1, -1)
         coarse = x
         for index in range(2 * (level + 1)):
             if index == 2 * level:
@@ -167,16 +158,20 @@ class DiscriminatorBlock(nn.Module):
         super().__init__()
         self.activation = config.activation
         self.conv0 = Conv(fmaps(config, level + 1), fmaps(config, level + 1))
-        self.blur = Blur(config.blur_filter)
-        self.conv1 = Conv(fmaps(config, level + 1), fmaps(config, level), scale="down")
+        self.conv1 = Conv(fmaps(config, level + 1), fmaps(config, level), scale="down", blur=config.blur_filter)
 
     def forward(self, x: Tensor) -> Tensor:
         x = bias_act(self.conv0(x), self.conv0.bias, act=self.activation, gain=1.0)
-        return bias_act(self.conv1(self.blur(x)), self.conv1.bias, act=self.activation, gain=1.0)
+        return bias_act(self.conv1(x), self.conv1.bias, act=self.activation, gain=1.0)
 
 
 class Discriminator(nn.Module):
-    """Pictures -> scores [N, 1]. With labels, the score is the labels' selection from one output a class."""
+    """Pictures -> scores [N, 1]. With labels, the score is the labels' selection from one output a class.
+
+    Its convolutions compute in `compute_dtype`, but for the coarsest level.
+    """
+
+    compute_dtype = torch.float32
 
     def __init__(self, config: DiscriminatorConfig):
         super().__init__()
@@ -194,5 +189,5 @@ class Discriminator(nn.Module):
         1 fades it in. Raises UserError for labels or a resolution that do not fit.
         """
         labels = check_labels(labels, len(images), self.config.label_size)
-        scores = discriminate(self.config, images, self.from_rgb, self.blocks, self.tail, resolution, alpha)
+        scores = discriminate(self, images, resolution, alpha)
         return scores if labels is None else (scores * labels.to(scores.dtype)).sum(1, keepdim=True)

@@ -2,8 +2,24 @@
 
 from .adain import adain_epilogue
 from .bias_act import bias_act
-from .native import reference
+from .conv import conv2d, conv_transpose2d, input_gradients_only
+from .native import reference, referenced
 from .pixel_norm import pixel_norm
+from .resample import blur2d, down_conv2d, up_conv2d
 from .upfirdn2d import setup_filter, upfirdn2d
 
-__all__ = ["adain_epilogue", "bias_act", "pixel_norm", "reference", "setup_filter", "upfirdn2d"]
+__all__ = [
+    "adain_epilogue",
+    "bias_act",
+    "blur2d",
+    "conv2d",
+    "conv_transpose2d",
+    "down_conv2d",
+    "input_gradients_only",
+    "pixel_norm",
+    "reference",
+    "referenced",
+    "setup_filter",
+    "up_conv2d",
+    "upfirdn2d",
+]

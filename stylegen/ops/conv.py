@@ -1,0 +1,101 @@
+"""Convolutions whose gradients are convolutions again.
+
+The derivatives of a convolution are a transposed convolution and a weight gradient, and theirs are the same three
+again. Written out so, the gradient of a gradient (R1, WGAN-GP) costs what ordinary convolutions cost.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.grad import conv2d_input, conv2d_weight
+
+from . import native
+
+_wanted = {"weights": True}  # not thread-local: on GPUs the backward pass runs in a thread of its own
+
+
+@contextmanager
+def input_gradients_only() -> Iterator[None]:
+    """Within it, a backward pass through `conv2d` and its kin computes no weight gradient.
+
+    For a gradient by the pictures alone: autograd does not tell an operator which of its gradients are wanted.
+    """
+    before, _wanted["weights"] = _wanted["weights"], False
+    try:
+        yield
+    finally:
+        _wanted["weights"] = before
+
+
+def conv2d(x: Tensor, w: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
+    """Cross-correlation of x [N, in, H, W] with w [out, in, kh, kw] -> [N, out, H', W'], as torch's."""
+    if native.referenced():
+        return F.conv2d(x, w, stride=stride, padding=padding)
+    return _Conv.apply(x, w, stride, padding)
+
+
+def conv_transpose2d(x: Tensor, w: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
+    """The adjoint of `conv2d` by its input: x [N, in, H, W], w [in, out, kh, kw] -> [N, out, H', W'], as torch's."""
+    if native.referenced():
+        return F.conv_transpose2d(x, w, stride=stride, padding=padding)
+    size = [(n - 1) * stride - 2 * padding + k for n, k in zip(x.shape[2:], w.shape[2:], strict=True)]
+    return _ConvInput.apply(x, w, size, stride, padding)
+
+
+class _Conv(torch.autograd.Function):
+    """y(x, w)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, stride: int, padding: int) -> Tensor:
+        ctx.save_for_backward(x, w)
+        ctx.how = stride, padding
+        return F.conv2d(x, w, stride=stride, padding=padding)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, w = ctx.saved_tensors
+        dx = _ConvInput.apply(g, w, x.shape[2:], *ctx.how) if ctx.needs_input_grad[0] else None
+        dw = _ConvWeight.apply(x, g, w.shape, *ctx.how) if ctx.needs_input_grad[1] and _wanted["weights"] else None
+        return dx, dw, None, None
+
+
+class _ConvInput(torch.autograd.Function):
+    """The gradient of y by x, of height and width `size`, where g is that by y."""
+
+    @staticmethod
+    def forward(ctx: Any, g: Tensor, w: Tensor, size: list[int], stride: int, padding: int) -> Tensor:
+        ctx.save_for_backward(g, w)
+        ctx.how = stride, padding
+        if stride == 1:
+            return conv2d_input([len(g), w.shape[1], *size], w, g, stride=stride, padding=padding)
+        least = [(n - 1) * stride - 2 * padding + k for n, k in zip(g.shape[2:], w.shape[2:], strict=True)]
+        extra = [a - b for a, b in zip(size, least, strict=True)]
+        return F.conv_transpose2d(g, w, stride=stride, padding=padding, output_padding=extra)
+
+    @staticmethod
+    def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        g, w = ctx.saved_tensors
+        dg = _Conv.apply(d, w, *ctx.how) if ctx.needs_input_grad[0] else None
+        dw = _ConvWeight.apply(d, g, w.shape, *ctx.how) if ctx.needs_input_grad[1] and _wanted["weights"] else None
+        return dg, dw, None, None, None
+
+
+class _ConvWeight(torch.autograd.Function):
+    """The gradient of y by w, of shape `shape`, where g is that by y."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, g: Tensor, shape: list[int], stride: int, padding: int) -> Tensor:
+        ctx.save_for_backward(x, g)
+        ctx.how = stride, padding
+        return conv2d_weight(x, shape, g, stride=stride, padding=padding)
+
+    @staticmethod
+    def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, g = ctx.saved_tensors
+        dx = _ConvInput.apply(g, d, x.shape[2:], *ctx.how) if ctx.needs_input_grad[0] else None
+        dg = _Conv.apply(x, d, *ctx.how) if ctx.needs_input_grad[1] else None
+        return dx, dg, None, None, None

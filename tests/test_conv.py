@@ -1,0 +1,72 @@
+"""Convolutions with gradients of their own, and their up- and down-sampling forms."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from stylegen import ops
+
+BLURS = [(), (1.0, 2.0, 1.0), (1.0, 3.0, 1.0), (1.0, 3.0, 3.0, 1.0), (1.0, 2.0, 4.0)]
+
+
+def normal(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(*shape, dtype=dtype, generator=generator).requires_grad_()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "size"), [(1, 1, 0, (3, 4)), (3, 1, 1, (5, 4)), (3, 2, 0, (6, 7))]
+)
+def test_gradients_of_convolutions(kernel, stride, padding, size):
+    x, w = normal(2, 3, *size), normal(4, 3, kernel, kernel)
+    how = {"stride": stride, "padding": padding}
+    for function, other in ((ops.conv2d, x), (ops.conv_transpose2d, normal(2, 4, *size))):
+        assert torch.autograd.gradcheck(lambda a, b, f=function: f(a, b, **how), (other, w))
+        assert torch.autograd.gradgradcheck(lambda a, b, f=function: f(a, b, **how), (other, w))
+
+
+def test_convolutions_are_torchs():
+    x, w = normal(2, 3, 6, 8), normal(4, 3, 3, 3)
+    torch.testing.assert_close(ops.conv2d(x, w, stride=2, padding=1), F.conv2d(x, w, stride=2, padding=1))
+    g = normal(2, 4, 5, 3)
+    expected = F.conv_transpose2d(g, w, stride=2, padding=1)
+    torch.testing.assert_close(ops.conv_transpose2d(g, w, stride=2, padding=1), expected)
+
+
+def test_input_gradients_only_computes_no_weight_gradient():
+    x, w = normal(2, 3, 6, 6), normal(4, 3, 3, 3)
+    with ops.input_gradients_only():
+        (dx,) = torch.autograd.grad(ops.conv2d(x, w, padding=1).square().sum(), x, create_graph=True)
+        assert torch.autograd.grad(ops.conv2d(x, w).sum(), w, allow_unused=True) == (None,)
+    (expected,) = torch.autograd.grad(F.conv2d(x, w, padding=1).square().sum(), x, create_graph=True)
+    torch.testing.assert_close(dx, expected)
+    penalties = [torch.autograd.grad(g.square().sum(), w)[0] for g in (dx, expected)]  # the second derivative is whole
+    torch.testing.assert_close(*penalties)
+
+
+@pytest.mark.parametrize("blur", BLURS)
+@pytest.mark.parametrize("size", [(2, 2), (4, 6), (8, 2)])
+@pytest.mark.parametrize("function", [ops.up_conv2d, ops.down_conv2d])
+def test_the_cheap_form_is_exact(function, size, blur):
+    """Values, gradients and gradients of gradients, against convolution and box one after the other."""
+    x, w = normal(2, 32, *size), normal(33, 32, 3, 3)
+    results = []
+    for plain in (False, True):
+        if plain:
+            with ops.reference():
+                y = function(x, w, blur)
+        else:
+            y = function(x, w, blur)
+        grads = torch.autograd.grad(y.square().sum(), (x, w), create_graph=True)
+        results += [(y, *grads, *torch.autograd.grad(grads[0].square().sum(), (x, w)))]
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))  # float32 taps
+
+
+@pytest.mark.parametrize("channels", [3, 32])
+def test_what_up_and_down_mean(channels):
+    x, w = normal(1, channels, 4, 6), normal(channels, channels, 3, 3)
+    up = F.conv2d(F.interpolate(x, scale_factor=2), w, padding=1)
+    torch.testing.assert_close(ops.up_conv2d(x, w, (1.0, 2.0, 1.0)), ops.blur2d(up, (1.0, 2.0, 1.0)))
+    down = F.avg_pool2d(F.conv2d(ops.blur2d(x, (1.0, 2.0, 1.0)), w, padding=1), 2)
+    torch.testing.assert_close(ops.down_conv2d(x, w, (1.0, 2.0, 1.0)), down)
