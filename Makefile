@@ -10,6 +10,7 @@ KEY := $(shell printf %s '$(TORCH)' | tr -c 'A-Za-z0-9.' _)
 INSTALLED := $(VENV)/installed-$(KEY)
 LINTERS := $(VENV)/linters-$(KEY)
 DEFINITIONS := setup.py pyproject.toml
+KERNELS := $(wildcard csrc/*.* csrc/cpu/*.*)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format clean
@@ -19,13 +20,15 @@ help: ## show this list
 	@echo
 	@echo 'Variables: PYTHON=python3.12 (makes .venv), TORCH=torch==2.10.0 (which torch to install)'
 
-$(INSTALLED): $(DEFINITIONS)
+# torch comes first: the kernels are built against its headers. Only what has changed is compiled again.
+$(INSTALLED): $(DEFINITIONS) $(KERNELS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check '$(TORCH)' -e '.[all,test]'
+	$(BIN)/python -m pip install --disable-pip-version-check '$(TORCH)'
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[all,test]'
 	rm -f $(VENV)/installed-* && touch $@
 
 $(LINTERS): $(INSTALLED)
-	$(BIN)/python -m pip install --disable-pip-version-check '$(TORCH)' -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
 	rm -f $(VENV)/linters-* && touch $@
 
 demo: $(INSTALLED) ## train on the embedded emoji people for two minutes, then generate a grid: demo/samples
