@@ -98,8 +98,8 @@ void segment(const Operator<acc_t<T>, act, order>& op, const T* in, const T* g, 
                                order == Order::second ? widen(gg + i) : zero));
   };
   int64_t i = 0;
-  if (Stream) {  // to the first address that a whole vector may be streamed to
-    i = smaller<int64_t>(n, (-reinterpret_cast<intptr_t>(y) & (kStored<T> - 1)) / static_cast<int64_t>(sizeof(T)));
+  if (Stream) {
+    i = smaller(n, until_aligned(y));
     if (i) part(0, i);
   }
   if (bias)

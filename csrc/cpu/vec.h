@@ -346,6 +346,12 @@ STYLEGEN_INLINE void store(T* p, Vec<acc_t<T>> v) {
   std::memcpy(p, &raw, sizeof raw);
 }
 
+// Elements before the first that a whole vector may be streamed to.
+template <class T>
+STYLEGEN_INLINE int64_t until_aligned(const T* p) {
+  return (-reinterpret_cast<intptr_t>(p) & (kStored<T> - 1)) / static_cast<int64_t>(sizeof(T));
+}
+
 STYLEGEN_INLINE void stream_fence() {
 #if STYLEGEN_X86
   _mm_sfence();
