@@ -16,6 +16,7 @@ COMMANDS = {
     "train": ("stylegen.tools.train", "Train a generator, or go on with a run."),
     "generate": ("stylegen.tools.generate", "Make pictures from seeds."),
     "plot": ("stylegen.tools.plot", "Draw the curves of a run."),
+    "bench": ("stylegen.tools.bench", "Measure the speed of this machine against plain PyTorch."),
     "info": ("stylegen.tools.info", "Tell what a network is: configuration, sizes, provenance."),
 }
 

@@ -1,0 +1,219 @@
+"""`bench generate` and `bench train`: whole networks, at every precision, against the plain-PyTorch path in float32."""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from stylegen import ops, presets
+from stylegen.checkpoint import load_network
+from stylegen.config import Config, TrainingConfig, size_text
+from stylegen.networks import build_generator
+from stylegen.training.state import TrainState, fresh
+from stylegen.training.step import iterate
+
+from .bench_measure import REFERENCE, Floor, Row, interleave, row
+
+Size = tuple[int, int]
+DTYPE_OF = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What `bench generate` times: a network (None: official 1024x1024, random weights), a level and a batch."""
+
+    network: str | None
+    resolution: Size | None
+    batch: int
+    device: str
+    quick: bool
+
+    def build(self) -> nn.Module:
+        """The network in eval mode. Raises UserError, OSError."""
+        if self.network:
+            G = load_network(self.network)[0]
+        else:
+            torch.manual_seed(0)
+            size = (32, 32) if self.quick else (1024, 1024)
+            G = build_generator(presets.stylegan_1024(size, 3, 0).generator)
+        return G.to(self.device).eval().requires_grad_(False)
+
+    def call(self, G: nn.Module, precision: str) -> Callable[[], Tensor]:
+        """A function that makes one batch, the same at every precision."""
+        config: Any = G.config
+        z = torch.randn(self.batch, config.latent_size, generator=torch.Generator().manual_seed(1)).to(self.device)
+        labels = None
+        if config.label_size:
+            labels = torch.eye(config.label_size, device=self.device)[:1].repeat(self.batch, 1)
+
+        def run() -> Tensor:
+            with torch.inference_mode():
+                return G(z, labels, resolution=self.resolution)
+
+        return _referring(run) if precision == REFERENCE else run
+
+
+def known_precisions() -> list[str]:
+    """Those that the networks can compute in."""
+    names = {field.name for field in dataclasses.fields(TrainingConfig)}
+    return ["fp32", "bf16"] if "precision" in names else ["fp32"]
+
+
+def generate(floor: Floor, task: Generation, precisions: list[str], repeats: int, baseline: bool) -> Iterator[Row]:
+    """A row a precision: pictures/s, peak memory of a process that does nothing else, PSNR against float32."""
+    G = task.build()
+    variants = {name: task.call(G, name) for name in [*precisions, *([REFERENCE] if baseline else [])]}
+    exact = task.call(G, "fp32")()
+    flops = count_flops(task.call(G, REFERENCE))
+    samples = interleave(variants, repeats, min_ms=0)
+    name = f"{task.network or 'stylegan-1024, random weights'}, {size_text(tuple(exact.shape[2:]))}, batch {task.batch}"
+    for variant, call in variants.items():
+        dtype = DTYPE_OF.get(variant, "float32")
+        more: dict[str, Any] = {"path": "reference" if variant == REFERENCE else "stylegen"}
+        more["pictures_sec"] = 1000 * task.batch / sorted(samples[variant])[len(samples[variant]) // 2]
+        more["peak_mb"] = peak_mb(task, variant)
+        more["psnr_db"] = psnr(call(), exact) if variant not in ("fp32", REFERENCE) else None
+        yield row(name, dtype, samples, variant, floor.ms(dtype, flops=flops), **more)
+
+
+def psnr(images: Tensor, exact: Tensor) -> float:
+    """Peak signal to noise of pictures clamped to [-1, 1], in dB: 10 log10(2^2 / mean square error)."""
+    error = (images.float().clamp(-1, 1) - exact.float().clamp(-1, 1)).square().mean().item()
+    return 10 * math.log10(4 / error) if error else math.inf
+
+
+def peak_mb(task: Generation, variant: str) -> float | None:
+    """The most memory that a new process takes which imports stylegen, builds the network and makes one batch.
+
+    On a GPU: the most that PyTorch allocates there. None where the system does not tell.
+    """
+    threads = torch.get_num_threads()
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_peak_mb, task, variant, threads).result()
+
+
+def _peak_mb(task: Generation, variant: str, threads: int) -> float | None:
+    torch.set_num_threads(threads)
+    task.call(task.build(), variant)()
+    if torch.device(task.device).type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    if sys.platform == "linux":  # ru_maxrss would count the parent's memory at the fork
+        with open("/proc/self/status", encoding="ascii") as file:
+            return next(int(line.split()[1]) * 1024 / 1e6 for line in file if line.startswith("VmHWM"))
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # bytes on macOS
+
+
+class RandomPictures:
+    """Stands for the loader: pictures of noise, drawn once."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.drawn: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+
+    def batch(self, images_seen: int, n: int, level: int) -> tuple[Tensor, Tensor]:
+        g = self.config.generator
+        shape = (n, g.channels, g.base[0] << level, g.base[1] << level)
+        if shape not in self.drawn:
+            self.drawn[shape] = torch.randint(0, 256, shape, dtype=torch.uint8), torch.zeros(n, g.label_size)
+        return self.drawn[shape]
+
+
+def training_cases(quick: bool) -> dict[str, Config]:
+    """What `bench train` times: settled at full size; R1 every step as published, every fourth in small-64."""
+    if quick:
+        return {"small-32 at 8x8, batch 4": settled(presets.small_32((8, 8), 3, 0), 1, 4)}
+    return {
+        "official widths at 32x32, batch 16": settled(presets.stylegan_1024((32, 32), 3, 0), 3, 16),
+        "official widths at 128x128, batch 4": settled(presets.stylegan_1024((128, 128), 3, 0), 5, 4),
+        "small-64 at 64x64, batch 16": settled(presets.small_64((64, 64), 3, 0), 4, 16),
+    }
+
+
+def settled(config: Config, level: int, batch: int) -> Config:
+    """`config` from its first image on at `level`, in batches of `batch`."""
+    schedule = replace(config.schedule, initial_level=level, hold_kimg=1e6, batch={}, batch_default=batch)
+    return presets.resolve(replace(config, schedule=schedule))
+
+
+def train(
+    floor: Floor, device: torch.device, precisions: list[str], repeats: int, quick: bool, baseline: bool
+) -> Iterator[Row]:
+    """A row a configuration and precision: one iteration, D's step and G's, averaged over one penalty interval."""
+    for name, config in training_cases(quick).items():
+        interval = config.loss.penalty_interval
+        variants = {p: iteration(with_precision(config, p), device) for p in precisions}
+        plain = _referring(iteration(config, device))
+        flops = count_flops(plain) / interval
+        if baseline:
+            variants[REFERENCE] = plain
+        samples = {
+            variant: [ms / interval for ms in values]
+            for variant, values in interleave(variants, repeats, min_ms=0).items()
+        }
+        batch = int(config.schedule.batch_default)
+        for variant in variants:
+            dtype = DTYPE_OF.get(variant, "float32")
+            median = sorted(samples[variant])[len(samples[variant]) // 2]
+            more = {"path": "reference" if variant == REFERENCE else "stylegen", "pictures_sec": 1000 * batch / median}
+            yield row(name, dtype, samples, variant, floor.ms(dtype, flops=flops), **more)
+
+
+def iteration(config: Config, device: torch.device) -> Callable[[], None]:
+    """A function that trains for one penalty interval, through the very code that a run goes through."""
+    state: TrainState = fresh(config, device)
+    loader: Any = RandomPictures(config)
+
+    def run() -> None:
+        for _ in range(config.loss.penalty_interval):
+            iterate(state, loader)
+
+    return run
+
+
+def with_precision(config: Config, precision: str) -> Config:
+    values: Any = {"precision": precision} if hasattr(config.training, "precision") else {}
+    return replace(config, training=replace(config.training, **values))
+
+
+class _Flops(TorchDispatchMode):
+    """PyTorch's own counter follows modules too, which fails where parameters are frozen in turn."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with self:  # in inference mode PyTorch shows the whole conv2d: look inside
+            result = func.decompose(*args, **(kwargs or {}))
+        if result is not NotImplemented:
+            return result
+        result = func(*args, **(kwargs or {}))
+        if formula := flop_registry.get(func._overloadpacket):
+            self.total += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def count_flops(call: Callable[[], object]) -> int:
+    """Floating-point operations of a call's products and convolutions, backward passes included."""
+    with _Flops() as counter:
+        call()
+    return counter.total
+
+
+def _referring(call: Callable[[], Any]) -> Callable[[], Any]:
+    def run() -> Any:
+        with ops.reference():
+            return call()
+
+    return run
