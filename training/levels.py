@@ -33,18 +33,18 @@ _ABANDONED_SEC = 24 * 3600
 
 def box_reduce(pixels: np.ndarray, k: int) -> np.ndarray:
     """Means of 2^k x 2^k boxes, rounded half to even: uint8 [..., H, W] -> uint8 [..., H >> k, W >> k]."""
-    sums = pixels.astype(np.uint32) if k else pixels  # 255 * 4^k fits up to k = 12
-    for _ in range(k):
-        sums = _pair(sums)
+    sums = pixels
+    for i in range(k):
+        sums = _pair(sums, i + 1)
     return _mean(sums, k) if k else pixels
 
 
 def box_pyramid(pixels: np.ndarray, reductions: list[int]) -> Iterator[np.ndarray]:
     """`box_reduce` for every k of the ascending `reductions`, sharing the sums."""
-    sums, done = pixels.astype(np.uint32), 0
+    sums, done = pixels, 0
     for k in reductions:
-        for _ in range(k - done):
-            sums = _pair(sums)
+        for i in range(done, k):
+            sums = _pair(sums, i + 1)
         done = k
         yield _mean(sums, k) if k else pixels
 
@@ -164,10 +164,13 @@ def _user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stylegen"
 
 
-def _pair(sums: np.ndarray) -> np.ndarray:
-    rows = sums[..., 0::2, :] + sums[..., 1::2, :]
+def _pair(sums: np.ndarray, k: int) -> np.ndarray:
+    """Sums of 2^k x 2^k boxes from those of half the side; 255 * 4^k fits."""
+    rows = np.add(sums[..., 0::2, :], sums[..., 1::2, :], dtype=np.uint16 if k <= 4 else np.uint32)
     return rows[..., 0::2] + rows[..., 1::2]
 
 
 def _mean(sums: np.ndarray, k: int) -> np.ndarray:
-    return np.rint(sums / 4**k).astype(np.uint8)
+    """sums / 4^k rounded half to even, in whole numbers: several times faster than np.rint of a quotient."""
+    odd = (sums >> (2 * k)) & 1
+    return ((sums + (odd + (2 ** (2 * k - 1) - 1))) >> (2 * k)).astype(np.uint8)
