@@ -18,6 +18,7 @@ COMMANDS = {
     "plot": ("stylegen.tools.plot", "Draw the curves of a run."),
     "bench": ("stylegen.tools.bench", "Measure the speed of this machine against plain PyTorch."),
     "info": ("stylegen.tools.info", "Tell what a network is: configuration, sizes, provenance."),
+    "doctor": ("stylegen.tools.doctor", "Tell what is installed, and try every operator."),
 }
 
 
