@@ -20,7 +20,7 @@ struct Plan {
   int64_t blocks;
 
   dim3 grid() const { return dim3(static_cast<unsigned>(blocks), splits); }
-  int64_t partials() const { return outer * splits * channels; }
+  __host__ __device__ int64_t partials() const { return outer * splits * channels; }
 };
 
 // `lanes` is kLanes of the dtype.
@@ -30,7 +30,7 @@ inline Plan make_plan(int64_t outer, int64_t channels, int64_t points, bool chan
   const int64_t vectors = ceil_div(plan.channels_inner ? channels : points, lanes);
   const int limit = plan.channels_inner ? kMaxWidth : 32;
   while (plan.width < limit && plan.width < vectors) plan.width *= 2;
-  if (!plan.channels_inner && vectors > 64) plan.width = kThreads;
+  if (!plan.channels_inner && vectors > 256) plan.width = kThreads;
   plan.blocks =
       plan.channels_inner ? outer * ceil_div(vectors, plan.width) : ceil_div(outer * channels, kThreads / plan.width);
   // Enough blocks to fill a large device, each with some eight vectors a thread at least.

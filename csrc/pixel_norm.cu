@@ -1,0 +1,58 @@
+#include "pixel_norm.h"
+#include "reduce.cuh"
+
+namespace stylegen::cuda {
+namespace {
+
+// A plan's channels are the pixels here, and its points the channels, over which the mean goes.
+template <class T>
+__global__ void __launch_bounds__(kThreads) pixel_norm_kernel(PixelNormParams p, Plan plan) {
+  using A = acc_t<T>;
+  using S = Sums<A, 2>;  // of x^2, and of g x
+  constexpr int lanes = kLanes<T>;
+  SHARED_ARRAY(S, scratch, kScratch<lanes>);
+  const Cursor<lanes> c(plan);
+  const T *x = static_cast<const T*>(p.x) + c.base, *g = p.g ? static_cast<const T*>(p.g) + c.base : nullptr;
+  A v[lanes], vg[lanes];
+  fill(vg, A(0));
+  S s[lanes];
+  clear(s);
+#pragma unroll 2
+  for (int at = c.first; at < c.end; at += c.step) {
+    load(v, x + at * c.pitch, plan.whole, c.count(plan, at));
+    if (g) load(vg, g + at * c.pitch, plan.whole, c.count(plan, at));
+#pragma unroll
+    for (int j = 0; j < lanes; ++j) s[j].v[0] += v[j] * v[j], s[j].v[1] += vg[j] * v[j];
+  }
+  block_reduce(s, plan, scratch);
+  A factor[lanes], share[lanes];
+#pragma unroll
+  for (int j = 0; j < lanes; ++j) {
+    factor[j] = 1 / sqrt(s[j].v[0] / A(plan.points) + A(p.eps));
+    share[j] = s[j].v[1] / A(plan.points) * factor[j] * factor[j];
+  }
+#pragma unroll 2
+  for (int at = c.first; at < c.end; at += c.step) {
+    load(v, x + at * c.pitch, plan.whole, c.count(plan, at));
+    if (g) load(vg, g + at * c.pitch, plan.whole, c.count(plan, at));
+#pragma unroll
+    for (int j = 0; j < lanes; ++j) v[j] = factor[j] * (g ? vg[j] - v[j] * share[j] : v[j]);
+    store(static_cast<T*>(p.y) + c.base + at * c.pitch, v, plan.whole, c.count(plan, at));
+  }
+}
+
+}  // namespace
+
+const char* pixel_norm(const PixelNormParams& p, void* stream) {
+  const int64_t pixels = p.shape.h * p.shape.w;
+  if (p.shape.n * p.shape.c * pixels == 0) return nullptr;
+  return dispatch(p.dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    Plan plan = make_plan(p.shape.n, pixels, p.shape.c, !p.shape.channels_last, kLanes<T>, false);
+    plan.whole = plan.whole && aligned(p.x) && aligned(p.g) && aligned(p.y);
+    CUDA_LAUNCH(pixel_norm_kernel<T>, plan.grid(), kThreads, 0, static_cast<Stream>(stream), p, plan);
+    return launch_error();
+  });
+}
+
+}  // namespace stylegen::cuda
