@@ -16,6 +16,7 @@ Table = dict[int, float]  # nominal resolution -> value
 
 OBJECTIVES = ("minimax", "nonsaturating", "wasserstein", "hinge", "least_squares", "relativistic")
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 FUSED_SCALES = ("auto", "on", "off")
 ACTIVATIONS = ("lrelu", "relu")
 
@@ -125,6 +126,7 @@ class TrainingConfig:
     ema_half_life_kimg: float = 10.0  # 0: use ema_beta
     ema_rampup: float = 0.0  # the half-life is at most this share of the images seen; 0: no ramp-up
     ema_beta: float = 0.999  # a step
+    precision: str = "fp32"  # or tf32, bf16, fp16: see stylegen/precision.py
 
 
 @dataclass(frozen=True)
@@ -243,6 +245,7 @@ def validate(config: Config) -> Config:
     _check_schedule(config.schedule, config.generator.levels)
     _check_loss(config.loss, config.generator.family)
     optimizer, output = config.optimizer, config.output
+    _check_choice("training.precision", config.training.precision, PRECISIONS)
     _check_choice("optimizer.name", optimizer.name, OPTIMIZERS)
     _check(optimizer.eps > 0, "optimizer.eps must be above 0")
     _check(0 <= optimizer.beta1 < 1 and 0 <= optimizer.beta2 < 1, "optimizer betas must lie in 0 to 1")

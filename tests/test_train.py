@@ -14,6 +14,7 @@ from tiny import data_zip, invoke, rows, train_arguments
 from stylegen import config as configs
 from stylegen.checkpoint import load_network, load_tensors
 from stylegen.config import Config
+from stylegen.precision import choose
 from stylegen.presets import LOSSES
 from stylegen.training import loop
 from stylegen.training.dataset import open_dataset
@@ -54,7 +55,8 @@ def test_run_folder(data: Path, finished: Path) -> None:
     real = np.asarray(Image.open(finished / "reals.png"))[:16, 16:32]
     assert (real == open_dataset(data).read(1).transpose(1, 2, 0)).all()
     log = (finished / "log.txt").read_text()
-    assert "Training from 0 of 0.16 kimg: small-32, 40 pictures, 16x16 rgb, cpu, now 4x4" in log
+    precision = choose("auto", torch.device("cpu"))
+    assert f"Training from 0 of 0.16 kimg: small-32, 40 pictures, 16x16 rgb, cpu in {precision}, now 4x4" in log
     assert log.endswith(f"Finished at 0.16 kimg. State: {finished / 'state.ckpt'}\n")
 
 

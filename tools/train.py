@@ -9,7 +9,7 @@ import click
 from stylegen.errors import UserError
 from stylegen.presets import AUTO_GAMMA, LOSSES, PRESETS
 
-from .options import DEVICES, SizeType, pick_device
+from .options import DEVICES, PRECISIONS, SizeType, pick_device
 
 if TYPE_CHECKING:
     from stylegen.config import Config
@@ -27,6 +27,7 @@ FIELDS: dict[str, tuple[str, str | None]] = {
     "gamma": ("loss.r1_gamma", None),
     "mirror": ("training.mirror", None),
     "seed": ("training.seed", None),
+    "precision": ("training.precision", None),
     "snapshot_kimg": ("output.snapshot_kimg", None),
     "preview_kimg": ("output.preview_kimg", None),
     "keep_networks": ("output.keep_networks", None),
@@ -69,6 +70,11 @@ class GammaType(click.FloatRange):
 @click.option("--cond/--no-cond", default=None, help="Train on the data's labels.  [default: no]")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.  [default: 0]")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="Numbers to compute in; auto: bf16 where the device multiplies it faster, else fp32.  [default: auto]",
+)
 @click.option("--workers", type=click.IntRange(min=0), default=2, show_default=True, help="Threads that read pictures.")
 @click.option("--snapshot-kimg", type=POSITIVE, help="How often a network and the state are saved.")
 @click.option("--preview-kimg", type=POSITIVE, help="How often a preview is made.")
@@ -92,6 +98,7 @@ def train(
       stylegen train faces.zip --out runs/faces --preset stylegan-1024 --resolution 256 --dry-run
       stylegen train faces.zip --out runs/wgan --loss wgan-gp --set loss.n_critic=2
     """
+    from stylegen.precision import choose
     from stylegen.training import loop, state
 
     state_path = run_dir / state.STATE_NAME
@@ -101,6 +108,8 @@ def train(
     saved = state.saved_config(state_path)[0] if state_path.exists() and resume else None
     dataset = _open(data, options.pop("resolution"), preset, saved)
     cond = options.pop("cond")
+    if options["precision"] or not saved:
+        options["precision"] = choose(options["precision"] or "auto", torch_device)
     try:
         if saved:
             config = _continued(saved, preset, cond, dataset, options)
@@ -220,7 +229,8 @@ def _show(config: "Config", dataset: "Dataset", device: str) -> None:
     networks = build_generator(config.generator), build_discriminator(config.discriminator)
     counts = [sum(p.numel() for p in network.parameters()) for network in networks]
     click.echo(
-        f"{config.preset} on {dataset.path}: {len(dataset)} pictures at {configs.size_text(dataset.size)}, {device}"
+        f"{config.preset} on {dataset.path}: {len(dataset)} pictures at {configs.size_text(dataset.size)}, "
+        f"{device} in {config.training.precision}"
     )
     click.echo(f"G {counts[0]:,} parameters, D {counts[1]:,}\n")
     click.echo(describe(config) + "\n")

@@ -118,8 +118,8 @@ def _begin(state: TrainState, run_dir: Path, loader: Loader, reporter: Reporter)
     halved = "" if dataset.size == dataset.full_size else f" (from {configs.size_text(dataset.full_size)})"
     reporter.log(
         f"{verb} of {config.schedule.total_kimg:g} kimg: {config.preset}, {len(dataset)} pictures, "
-        f"{describe(dataset.size, dataset.channels)}{halved}, {state.device}, now {stage_text(config, stage)}. "
-        f"Previews: {run_dir / 'previews'}"
+        f"{describe(dataset.size, dataset.channels)}{halved}, {state.device} in {config.training.precision}, "
+        f"now {stage_text(config, stage)}. Previews: {run_dir / 'previews'}"
     )
     if seen == 0 or not (run_dir / "reals.png").exists():
         save_reals(config, loader, run_dir / "reals.png")

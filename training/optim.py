@@ -11,11 +11,15 @@ from stylegen.config import OptimizerConfig
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
+_SCALE = "log2_scale"  # beside the moments, which are named after parameters
 
-def build(parameters: Iterable[Tensor], cfg: OptimizerConfig, lr: float) -> Optimizer:
+
+def build(parameters: Iterable[Tensor], cfg: OptimizerConfig, lr: float, log2_scale: float = 0.0) -> Optimizer:
     """Adam (Kingma and Ba 2015), RMSprop (as for the WGAN of Arjovsky et al. 2017) or SGD with momentum.
 
-    Update it with `step` of this module, not with its own.
+    Use it with `backward` and `step` of this module. A `log2_scale` other than 0 scales the loss by 2^log2_scale so
+    that gradients in float16 do not vanish; it creeps up, and falls where they overflow (Karras et al. 2018, whose
+    code goes up by 0.0005 a step and down by 1).
     """
     parameters = list(parameters)
     fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
@@ -28,7 +32,16 @@ def build(parameters: Iterable[Tensor], cfg: OptimizerConfig, lr: float) -> Opti
     if cfg.name == "adam":
         for group in optimizer.param_groups:
             group.update(tf_eps=cfg.eps, updates=0)
+    for group in optimizer.param_groups:
+        group["log2_scale"] = log2_scale
     return optimizer
+
+
+def backward(loss: Tensor, optimizer: Optimizer) -> None:
+    """Puts the gradients of `loss` into the optimizer's parameters, times the loss scale, which `step` divides out."""
+    optimizer.zero_grad(set_to_none=True)
+    scale = 2.0 ** optimizer.param_groups[0]["log2_scale"]
+    (loss if scale == 1 else loss * scale).backward()
 
 
 def step(optimizer: Optimizer) -> bool:
@@ -38,7 +51,13 @@ def step(optimizer: Optimizer) -> bool:
     ends section 2 of Kingma and Ba 2015), which is PyTorch's with eps / sqrt(1 - beta2^t). t counts updates since
     `reset`: it is the same for all parameters in use as long as those change only where the moments are reset.
     """
-    if not _finite([p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]):
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    scale, finite = optimizer.param_groups[0]["log2_scale"], _finite(gradients)
+    if scale and finite and gradients:
+        torch._foreach_mul_(gradients, 2.0**-scale)
+    for group in optimizer.param_groups:
+        group["log2_scale"] += 0.0 if scale == 0 else 0.0005 if finite else -1.0
+    if not finite:
         return False
     for group in optimizer.param_groups:
         if "tf_eps" in group:
@@ -64,16 +83,21 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
 
 def state_tensors(optimizer: Optimizer, named_parameters: NamedParameters) -> dict[str, Tensor]:
     """Moments and update counts, named "<parameter>.<moment>"; with the parameters, all that the next step needs."""
-    return {
+    tensors = {
         f"{name}.{moment}": value
         for name, parameter in named_parameters
         for moment, value in optimizer.state.get(parameter, {}).items()
         if value is not None
     }
+    if scale := optimizer.param_groups[0]["log2_scale"]:
+        tensors[_SCALE] = torch.tensor(scale, dtype=torch.float64)
+    return tensors
 
 
 def load_state_tensors(optimizer: Optimizer, named_parameters: NamedParameters, tensors: Mapping[str, Tensor]) -> None:
     """Replaces the optimizer's state by what `state_tensors` returned: it goes on as if never interrupted."""
+    tensors = dict(tensors)
+    scale = tensors.pop(_SCALE, None)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     index = {id(parameter): i for i, parameter in enumerate(parameters)}
     names = {name: index[id(parameter)] for name, parameter in named_parameters if id(parameter) in index}
@@ -81,6 +105,8 @@ def load_state_tensors(optimizer: Optimizer, named_parameters: NamedParameters, 
     updates = 0
     for key, value in tensors.items():
         name, _, moment = key.rpartition(".")
+        if value.ndim:  # in the parameter's own memory order
+            value = torch.empty_like(parameters[names[name]], dtype=value.dtype).copy_(value)
         state.setdefault(names[name], {})[moment] = value.clone()
         if moment == "step":
             updates = max(updates, int(value))
@@ -88,6 +114,8 @@ def load_state_tensors(optimizer: Optimizer, named_parameters: NamedParameters, 
     for group in optimizer.param_groups:
         if "updates" in group:
             group["updates"] = updates
+        if scale is not None:
+            group["log2_scale"] = float(scale)
 
 
 def _finite(tensors: list[Tensor]) -> bool:

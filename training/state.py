@@ -13,6 +13,7 @@ from stylegen.checkpoint import load_tensors, read_metadata, save_tensors
 from stylegen.config import Config
 from stylegen.errors import UserError
 from stylegen.networks import build_discriminator, build_generator
+from stylegen.precision import prepare
 
 from . import optim, rng
 from .schedule import stage_at
@@ -80,10 +81,11 @@ def fresh(config: Config, device: torch.device) -> TrainState:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.key(config.training.seed, "weights"))
         G, D = build_generator(config.generator), build_discriminator(config.discriminator)
-    G, D = G.to(device), D.to(device)
+    G, D = (prepare(network.to(device), config.training.precision) for network in (G, D))
     G_ema = copy.deepcopy(G).eval().requires_grad_(False)
     lr = stage_at(config, 0).lr
-    opt_g, opt_d = (optim.build(module.parameters(), config.optimizer, lr) for module in (G, D))
+    scale = 16.0 if config.training.precision == "fp16" else 0.0
+    opt_g, opt_d = (optim.build(module.parameters(), config.optimizer, lr, scale) for module in (G, D))
     return TrainState(config, G, D, G_ema, opt_g, opt_d)
 
 

@@ -60,8 +60,7 @@ def d_step(state: TrainState, stage: Stage, reals: Tensor, labels: Tensor) -> St
         flips=flips if loss_config.label_flip else None,
         upscale=float(1 << (config.generator.levels - 1 - stage.level)),
     )
-    state.opt_d.zero_grad(set_to_none=True)
-    loss.backward()
+    optim.backward(loss, state.opt_d)
     stats["skipped/d"] = torch.tensor(float(not optim.step(state.opt_d)))
     if loss_config.weight_clip > 0:
         losses.clip_weights(state.D, loss_config.weight_clip)
@@ -73,8 +72,7 @@ def g_step(state: TrainState, stage: Stage, reals: Tensor, labels: Tensor) -> St
     state.D.requires_grad_(False)
     fakes = fake_images(state, stage, labels, "g")
     loss, stats = losses.g_loss(state.config.loss, _discriminate(state, stage), fakes, labels, reals=reals)
-    state.opt_g.zero_grad(set_to_none=True)
-    loss.backward()
+    optim.backward(loss, state.opt_g)
     state.D.requires_grad_(True)
     stats["skipped/g"] = torch.tensor(float(not optim.step(state.opt_g)))
     return stats

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from stylegen.config import DiscriminatorConfig, resolution_of
 from stylegen.ops import bias_act
 
-from .layers import Conv, Dense, Resolution, downscale, features, fmaps, level_of, minibatch_stddev
+from .layers import Conv, Dense, Resolution, downscale, features, fmaps, level_of, limit, minibatch_stddev
 
 
 class DiscriminatorTail(nn.Module):
@@ -40,7 +40,7 @@ class FromRGB(Conv):
         self.activation = config.activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return bias_act(super().forward(x), self.bias, act=self.activation, gain=1.0)
+        return bias_act(super().forward(x), self.bias, act=self.activation, gain=1.0, clamp=limit(x))
 
 
 class Progressive(Protocol):

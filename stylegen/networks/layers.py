@@ -78,6 +78,11 @@ def features(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype) if referenced() else x.to(dtype, memory_format=torch.channels_last)
 
 
+def limit(x: Tensor) -> float | None:
+    """What activations of a discriminator are clamped to: they overflow in float16 (as in Karras et al. 2020, ADA)."""
+    return 256.0 if x.dtype == torch.float16 else None
+
+
 def minibatch_stddev(x: Tensor, group: int, features: int = 1) -> Tensor:
     """Appends `features` channels that hold the spread within a group: [N, C, H, W] -> [N, C + features, H, W].
 

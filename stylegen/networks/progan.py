@@ -10,7 +10,7 @@ from stylegen.config import DiscriminatorConfig, GeneratorConfig
 from stylegen.ops import bias_act, pixel_norm
 
 from .discriminator import DiscriminatorTail, FromRGB, discriminate
-from .layers import Conv, Dense, Resolution, ToRGB, check_labels, downscale, features, fmaps, level_of, upscale
+from .layers import Conv, Dense, Resolution, ToRGB, check_labels, downscale, features, fmaps, level_of, limit, upscale
 
 
 class GeneratorBlock(nn.Module):
@@ -87,8 +87,8 @@ class DiscriminatorBlock(nn.Module):
         self.conv1 = Conv(fmaps(config, level + 1), fmaps(config, level), scale=scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = bias_act(self.conv0(x), self.conv0.bias, act=self.config.activation, gain=1.0)
-        x = bias_act(self.conv1(x), self.conv1.bias, act=self.config.activation, gain=1.0)
+        x = bias_act(self.conv0(x), self.conv0.bias, act=self.config.activation, gain=1.0, clamp=limit(x))
+        x = bias_act(self.conv1(x), self.conv1.bias, act=self.config.activation, gain=1.0, clamp=limit(x))
         return downscale(x) if self.config.fused_scale == "off" else x
 
 

@@ -7,7 +7,7 @@ from stylegen.config import DiscriminatorConfig, GeneratorConfig, resolution_of
 from stylegen.ops import adain_epilogue, bias_act
 
 from .discriminator import DiscriminatorTail, FromRGB, discriminate
-from .layers import Conv, Dense, Resolution, ToRGB, check_labels, features, fmaps, level_of, upscale
+from .layers import Conv, Dense, Resolution, ToRGB, check_labels, features, fmaps, level_of, limit, upscale
 from .mapping import Mapping
 
 NOISE_MODES = ("const", "random", "none")
@@ -161,8 +161,8 @@ class DiscriminatorBlock(nn.Module):
         self.conv1 = Conv(fmaps(config, level + 1), fmaps(config, level), scale="down", blur=config.blur_filter)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = bias_act(self.conv0(x), self.conv0.bias, act=self.activation, gain=1.0)
-        return bias_act(self.conv1(x), self.conv1.bias, act=self.activation, gain=1.0)
+        x = bias_act(self.conv0(x), self.conv0.bias, act=self.activation, gain=1.0, clamp=limit(x))
+        return bias_act(self.conv1(x), self.conv1.bias, act=self.activation, gain=1.0, clamp=limit(x))
 
 
 class Discriminator(nn.Module):
