@@ -47,6 +47,7 @@ def version() -> str:
 CSRC = ROOT / "csrc"
 OBJECTS = ROOT / "build" / "native" / f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
 OPERATORS = ["adain", "bias_act", "pixel_norm", "upfirdn2d"]  # csrc/cpu/NAME.cpp and csrc/NAME.cu
+CPU_OPERATORS = [*OPERATORS, "winograd"]
 # Instruction set -> flags of (GCC and clang, MSVC) for csrc/cpu; the processor chooses among them at run time.
 ISAS: dict[str, tuple[list[str], list[str]]] = {"baseline": ([], [])}
 if platform.machine().lower() in ("x86_64", "amd64"):
@@ -220,7 +221,7 @@ def build_native(compilers: Compilers, target: Path) -> None:
     if compilers.nvcc:
         jobs += [(compilers.cuda, CSRC / f"{name}.cu", f"cuda_{name}", ()) for name in OPERATORS]
     jobs += [(compilers.cpp, CSRC / "binding.cpp", "binding", ())]
-    jobs += [(compilers.cpp, CSRC / "cpu" / f"{n}.cpp", f"{n}_{isa}", (isa,)) for isa in ISAS for n in OPERATORS]
+    jobs += [(compilers.cpp, CSRC / "cpu" / f"{n}.cpp", f"{n}_{isa}", (isa,)) for isa in ISAS for n in CPU_OPERATORS]
     jobs += [(compilers.cpp, CSRC / "cpu" / "dispatch.cpp", "dispatch", ())]
     OBJECTS.mkdir(parents=True, exist_ok=True)
     objects = [OBJECTS / f"{name}{suffix}" for _, _, name, _ in jobs]

@@ -219,6 +219,25 @@ Tensor pixel_norm_backward(Tensor g, Tensor x, double eps) {
   return normalise<Device>(x, g, eps);
 }
 
+// ---- winograd, on the CPU alone ----
+
+template <void (*kernel)(const WinogradParams&)>
+void winograd(const Tensor& picture, const Tensor& matrices, const void* in, void* out, int64_t first) {
+  const Shape shape = shape_of(picture, true);
+  const int64_t across = shape.w / 2;
+  STD_TORCH_CHECK(picture.dim() == 4 && matrices.dim() == 3 && matrices.size(0) == 16 && shape.c % 16 == 0 &&
+                      matrices.size(2) == shape.c && matrices.stride(2) == 1 && channels_innermost(picture),
+                  "stylegen: winograd takes channels_last pictures and matrices [16, tiles, C]");
+  kernel({in, out, shape, first, matrices.size(1) / across, matrices.stride(0), matrices.stride(1), dtype_of(picture)});
+}
+template <void (*kernel)(const WinogradParams&)>
+void winograd_to_matrices(Tensor picture, Tensor matrices, int64_t first) {
+  winograd<kernel>(picture, matrices, picture.data_ptr(), matrices.data_ptr(), first);
+}
+void winograd_output(Tensor matrices, Tensor picture, int64_t first) {
+  winograd<cpu::winograd_output>(picture, matrices, matrices.data_ptr(), picture.data_ptr(), first);
+}
+
 template <class Device>
 void register_kernels(torch::stable::detail::StableLibrary& library) {
   library.impl("bias_act", TORCH_BOX(&bias_act<Device>));
@@ -233,7 +252,13 @@ void register_kernels(torch::stable::detail::StableLibrary& library) {
 }  // namespace
 }  // namespace stylegen
 
-STABLE_TORCH_LIBRARY_IMPL(stylegen, CPU, library) { stylegen::register_kernels<stylegen::Cpu>(library); }
+STABLE_TORCH_LIBRARY_IMPL(stylegen, CPU, library) {
+  using namespace stylegen;
+  register_kernels<Cpu>(library);
+  library.impl("winograd_input", TORCH_BOX(&winograd_to_matrices<cpu::winograd_input>));
+  library.impl("winograd_output", TORCH_BOX(&winograd_output));
+  library.impl("winograd_spread", TORCH_BOX(&winograd_to_matrices<cpu::winograd_spread>));
+}
 #if STYLEGEN_WITH_CUDA
 STABLE_TORCH_LIBRARY_IMPL(stylegen, CUDA, library) { stylegen::register_kernels<stylegen::Cuda>(library); }
 #endif

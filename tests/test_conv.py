@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from stylegen import ops
+from stylegen.ops import native, winograd
 
 BLURS = [(), (1.0, 2.0, 1.0), (1.0, 3.0, 1.0), (1.0, 3.0, 3.0, 1.0), (1.0, 2.0, 4.0)]
 
@@ -60,7 +61,7 @@ def test_the_cheap_form_is_exact(function, size, blur):
         grads = torch.autograd.grad(y.square().sum(), (x, w), create_graph=True)
         results += [(y, *grads, *torch.autograd.grad(grads[0].square().sum(), (x, w)))]
     for ours, expected in zip(*results, strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))  # float32 taps
+        torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6 * float(expected.detach().abs().max()))
 
 
 @pytest.mark.parametrize("channels", [3, 32])
@@ -70,3 +71,33 @@ def test_what_up_and_down_mean(channels):
     torch.testing.assert_close(ops.up_conv2d(x, w, (1.0, 2.0, 1.0)), ops.blur2d(up, (1.0, 2.0, 1.0)))
     down = F.avg_pool2d(F.conv2d(ops.blur2d(x, (1.0, 2.0, 1.0)), w, padding=1), 2)
     torch.testing.assert_close(ops.down_conv2d(x, w, (1.0, 2.0, 1.0)), down)
+
+
+needs_native = pytest.mark.skipif(native.module is None, reason="the kernels are not built")
+
+
+@needs_native
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize(("shape", "out"), [((3, 128, 14, 18), 160), ((1, 144, 64, 32), 128)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.bfloat16, 2e-2)])
+def test_fewer_products(dtype, tolerance, shape, out, layout, monkeypatch):
+    """Winograd's form: values and gradients against the definition's in float64, in several pieces."""
+    monkeypatch.setattr(winograd, "_PIECE_BYTES", 1 << 20)
+    x = normal(*shape, dtype=dtype).detach().to(memory_format=layout).requires_grad_()
+    w = normal(out, shape[1], 3, 3, dtype=dtype)
+    assert winograd.pays(x, w.shape, 1, 1)
+    results = []
+    for function, a, b in ((ops.conv2d, x, w), (F.conv2d, x.detach().double(), w.detach().double())):
+        a, b = (a, b) if function is ops.conv2d else (a.requires_grad_(), b.requires_grad_())
+        y = function(a, b, padding=1)
+        grads = torch.autograd.grad(y.square().sum(), (a, b), create_graph=True)
+        results.append((y, *grads, *torch.autograd.grad(grads[0].square().sum(), (a, b))))
+    for ours, expected in zip(*results, strict=True):
+        error = (ours.double() - expected).norm() / expected.norm()
+        assert ours.dtype == dtype and error < tolerance
+
+
+@needs_native
+def test_fewer_products_repeat_exactly():
+    x, w = normal(2, 128, 16, 16, dtype=torch.float32), normal(128, 128, 3, 3, dtype=torch.float32)
+    assert torch.equal(ops.conv2d(x, w, padding=1), ops.conv2d(x, w, padding=1))

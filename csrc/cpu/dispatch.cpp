@@ -77,6 +77,9 @@ void upfirdn2d(const UpfirdnParams& p) { STYLEGEN_DISPATCH(upfirdn2d(p)) }
 void adain_forward(const AdainParams& p) { STYLEGEN_DISPATCH(adain_forward(p)) }
 void adain_backward(const AdainParams& p) { STYLEGEN_DISPATCH(adain_backward(p)) }
 void pixel_norm(const PixelNormParams& p) { STYLEGEN_DISPATCH(pixel_norm(p)) }
+void winograd_input(const WinogradParams& p) { STYLEGEN_DISPATCH(winograd_input(p)) }
+void winograd_output(const WinogradParams& p) { STYLEGEN_DISPATCH(winograd_output(p)) }
+void winograd_spread(const WinogradParams& p) { STYLEGEN_DISPATCH(winograd_spread(p)) }
 
 }  // namespace cpu
 }  // namespace stylegen

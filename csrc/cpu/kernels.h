@@ -4,6 +4,7 @@
 #include "../bias_act.h"
 #include "../pixel_norm.h"
 #include "../upfirdn2d.h"
+#include "../winograd.h"
 
 #define STYLEGEN_DECLARE_KERNELS(isa)                                                                      \
   namespace stylegen {                                                                                     \
@@ -15,6 +16,9 @@
   void adain_forward(const AdainParams& p);                                                                \
   void adain_backward(const AdainParams& p);                                                               \
   void pixel_norm(const PixelNormParams& p);                                                               \
+  void winograd_input(const WinogradParams& p);                                                            \
+  void winograd_output(const WinogradParams& p);                                                           \
+  void winograd_spread(const WinogradParams& p);                                                           \
   }                                                                                                        \
   }                                                                                                        \
   }

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from . import native
+from . import native, winograd
 
 _wanted = {"weights": True}  # not thread-local: on GPUs the backward pass runs in a thread of its own
 
@@ -53,6 +53,8 @@ class _Conv(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, w: Tensor, stride: int, padding: int) -> Tensor:
         ctx.save_for_backward(x, w)
         ctx.how = stride, padding
+        if winograd.pays(x, w.shape, stride, padding):
+            return winograd.conv2d(x, w)
         return F.conv2d(x, w, stride=stride, padding=padding)
 
     @staticmethod
@@ -70,6 +72,8 @@ class _ConvInput(torch.autograd.Function):
     def forward(ctx: Any, g: Tensor, w: Tensor, size: list[int], stride: int, padding: int) -> Tensor:
         ctx.save_for_backward(g, w)
         ctx.how = stride, padding
+        if winograd.pays(g, w.shape, stride, padding):
+            return winograd.input_gradient(g, w)
         if stride == 1:
             return conv2d_input([len(g), w.shape[1], *size], w, g, stride=stride, padding=padding)
         least = [(n - 1) * stride - 2 * padding + k for n, k in zip(g.shape[2:], w.shape[2:], strict=True)]
@@ -91,6 +95,8 @@ class _ConvWeight(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, g: Tensor, shape: list[int], stride: int, padding: int) -> Tensor:
         ctx.save_for_backward(x, g)
         ctx.how = stride, padding
+        if winograd.pays(x, shape, stride, padding):
+            return winograd.weight_gradient(x, g)
         return conv2d_weight(x, shape, g, stride=stride, padding=padding)
 
     @staticmethod
