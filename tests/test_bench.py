@@ -56,19 +56,19 @@ def test_generate_a_network_with_classes(tmp_path: Path) -> None:
     config = GeneratorConfig(levels=3, label_size=3, fmap_max=8, latent_size=8, style_size=8, mapping_width=8)
     save_network(tmp_path / "g.safetensors", build_generator(config), {})
     options = ["--network", tmp_path / "g.safetensors", "--resolution", "8", "--batch", "2", "--precision", "fp32"]
-    stylegen, reference = run(tmp_path / "g.json", "generate", *options)["rows"]
-    assert "8x8, batch 2" in stylegen["name"]
-    assert [stylegen["path"], reference["path"]] == ["stylegen", "reference"]
-    assert stylegen["pictures_sec"] == pytest.approx(2000 / stylegen["median_ms"])
-    assert stylegen["floor_fraction"] > 0
+    fp32, reference = run(tmp_path / "g.json", "generate", *options)["rows"]
+    assert "8x8, batch 2" in fp32["name"]
+    assert [fp32["path"], reference["path"]] == ["fp32", "reference"]
+    assert fp32["pictures_sec"] == pytest.approx(2000 / fp32["median_ms"])
+    assert fp32["floor_fraction"] > 0
     assert reference["ratio"] == 1
-    assert 50 < stylegen["peak_mb"] < 5000
+    assert 50 < fp32["peak_mb"] < 5000
 
 
 def test_train_goes_through_one_penalty_interval(tmp_path: Path) -> None:
-    stylegen, *_, reference = run(tmp_path / "train.json", "train")["rows"]
-    assert stylegen["baseline_ms"] == reference["median_ms"]
-    assert stylegen["floor_fraction"] > 0
+    fp32, *_, reference = run(tmp_path / "train.json", "train")["rows"]
+    assert fp32["baseline_ms"] == reference["median_ms"]
+    assert fp32["floor_fraction"] > 0
 
 
 def test_training_cases_are_settled_at_full_size() -> None:

@@ -13,7 +13,7 @@ from .options import DEVICES, SizeType, pick_device
 if TYPE_CHECKING:
     from .bench_measure import Floor, Row
 
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+DTYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 _AGAINST = (
     click.option(
@@ -30,7 +30,7 @@ _precision = click.option(
     "precisions",
     type=click.Choice(list(DTYPES)),
     multiple=True,
-    help="May be repeated.  [default: fp32 and bf16]",
+    help="May be repeated.  [default: fp32, and bf16 where it is faster]",
 )
 _COMMON = (
     click.option("--repeats", type=click.IntRange(min=1), metavar="N", help="Rounds of measurements."),
@@ -79,7 +79,7 @@ def bench() -> None:
 @click.option(
     "--dtype",
     "dtypes",
-    type=click.Choice(list(DTYPES.values())),
+    type=click.Choice(["float32", "bfloat16", "float16"]),
     multiple=True,
     help="May be repeated.  [default: float32 and bfloat16]",
 )
@@ -113,13 +113,25 @@ def ops(dtypes: tuple[str, ...], orders: tuple[str, ...], device: str, baseline:
 
 @bench.command(short_help="Pictures from a generator.")
 @click.option("--network", metavar="N", help="A network file, a run folder.  [default: official 1024, random weights]")
-@click.option("--resolution", type=SizeType(), help="A level of the network.  [default: its full size]")
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Pictures at a time.")
+@click.option(
+    "--resolution",
+    "resolutions",
+    type=SizeType(),
+    multiple=True,
+    help="A level of the network; may be repeated.  [default: its full size]",
+)
+@click.option(
+    "--batch",
+    "batches",
+    type=click.IntRange(min=1),
+    multiple=True,
+    help="Pictures at a time; may be repeated.  [default: 1]",
+)
 @_options(_precision, *_AGAINST, *_COMMON)
 def generate(
     network: str | None,
-    resolution: tuple[int, int] | None,
-    batch: int,
+    resolutions: tuple[tuple[int, int], ...],
+    batches: tuple[int, ...],
     precisions: tuple[str, ...],
     device: str,
     baseline: str,
@@ -128,23 +140,27 @@ def generate(
     """Time a generator: pictures a second, peak memory, and how far lower precision is from float32 (PSNR).
 
     Peak memory is that of a new process which imports stylegen, builds the network and makes one batch. PSNR means
-    something with a trained --network only. The floor counts the arithmetic of convolutions and products.
+    something with a trained --network only. The floor counts the arithmetic of convolutions and products (gflop).
 
     \b
     Examples:
       stylegen bench generate
       stylegen bench generate --network runs/faces --batch 16
-      stylegen bench generate --resolution 256 --precision fp32 --baseline none
+      stylegen bench generate --resolution 256 --resolution 512 --batch 1 --batch 4 --precision fp32
     """
-    from .bench_networks import Generation, generate as measure, known_precisions
+    from .bench_networks import Generation, generate as measure, usual_precisions
 
     place = pick_device(device)
-    chosen = list(precisions or known_precisions())
-    task = Generation(network, resolution, batch, str(place), common["quick"])
-    floor = _begin(device, [DTYPES[name] for name in chosen], common)
+    chosen = list(precisions or usual_precisions(place))
+    tasks = [
+        Generation(network, resolution, batch, str(place), common["quick"])
+        for resolution in resolutions or [None]
+        for batch in batches or [1]
+    ]
+    floor = _begin(device, ["float32", *(DTYPES[name] for name in chosen)], common)
     repeats = common["repeats"] or (1 if common["quick"] else 5)
-    found = measure(floor, task, chosen, repeats, baseline == "reference")
-    _finish("generate", device, floor, found, len(chosen) + (baseline == "reference"), common)
+    found = (row for task in tasks for row in measure(floor, task, chosen, repeats, baseline == "reference"))
+    _finish("generate", device, floor, found, len(tasks) * (len(chosen) + (baseline == "reference")), common)
 
 
 @bench.command(short_help="A training iteration.")
@@ -160,12 +176,13 @@ def train(precisions: tuple[str, ...], device: str, baseline: str, **common: Any
       stylegen bench train
       stylegen bench train --precision bf16 --threads 1
     """
-    from .bench_networks import known_precisions, train as measure, training_cases
+    from .bench_networks import train as measure, training_cases, usual_precisions
 
-    chosen, quick = list(precisions or known_precisions()), common["quick"]
-    floor = _begin(device, [DTYPES[name] for name in chosen], common)
+    place, quick = pick_device(device), common["quick"]
+    chosen = list(precisions or usual_precisions(place))
+    floor = _begin(device, ["float32", *(DTYPES[name] for name in chosen)], common)
     repeats = common["repeats"] or (1 if quick else 5)
-    found = measure(floor, pick_device(device), chosen, repeats, quick, baseline == "reference")
+    found = measure(floor, place, chosen, repeats, quick, baseline == "reference")
     total = len(training_cases(quick)) * (len(chosen) + (baseline == "reference"))
     _finish("train", device, floor, found, total, common)
 
@@ -188,15 +205,17 @@ def data(sources: tuple[str, ...], size: int, workers: int, precision: str | Non
       stylegen bench data
       stylegen bench data --source photos/ --source scans.zip --size 256 --json data.json
     """
+    import torch
+
     from .bench_data import EMBEDDED, build, level_cache
-    from .bench_networks import known_precisions
+    from .bench_networks import usual_precisions
 
     quick = common["quick"]
     repeats = common["repeats"] or (1 if quick else 5)
     floor = _begin("cpu", [], common)
 
     def found() -> "Iterator[Row]":
-        yield from level_cache(floor, EMBEDDED, precision or known_precisions()[-1], repeats, quick)
+        yield from level_cache(floor, EMBEDDED, precision or usual_precisions(torch.device("cpu"))[-1], repeats, quick)
         yield from build(list(sources or [EMBEDDED]), size, workers, repeats)
 
     _finish("data", "cpu", floor, found(), (2 if quick else 5) + len(sources or [EMBEDDED]), common)
@@ -225,7 +244,8 @@ def _finish(name: str, device: str, floor: "Floor", found: "Iterator[Row]", tota
     facts = tables.machine(pick_device(device))
     lines = list(tables.machine_lines(facts, floor))
     click.echo("\n".join(lines))
-    rows = list(tqdm(found, total=total, desc=f"bench {name}", unit=" rows", file=sys.stderr))
+    interval = 0.2 if sys.stderr.isatty() else 10.0
+    rows = list(tqdm(found, total=total, desc=f"bench {name}", unit=" rows", mininterval=interval, file=sys.stderr))
     table, command = tables.cells(rows), _command_line()
     click.echo(tables.aligned(table))
     if common["json_path"]:

@@ -17,7 +17,7 @@ from stylegen.training.dataset import Loader, open_dataset
 from stylegen.training.listing import open_listing
 
 from .bench_measure import REFERENCE, Floor, Row, interleave, row
-from .bench_networks import iteration, settled, with_precision
+from .bench_networks import iteration, settled
 
 EMBEDDED = "emoji-people-64"
 
@@ -30,9 +30,9 @@ def level_cache(floor: Floor, data: str, precision: str, repeats: int, quick: bo
     loader = Loader(opened, base=g.base, levels=g.levels, seed=0, mirror=True, cond=False, workers=0)
     with loader:
         for level in range(g.levels)[: 2 if quick else None]:
-            here = with_precision(settled(config, level, int(config.schedule.batch_default)), precision)
+            here = settled(config, level, int(config.schedule.batch_default))
             batch, interval = int(here.schedule.batch_default), here.loss.penalty_interval
-            train = iteration(here, device)
+            train = iteration(here, device, precision)
             samples = interleave({"batch": _deliver(loader, batch, level), REFERENCE: train}, repeats)
             samples[REFERENCE] = [ms / interval for ms in samples[REFERENCE]]
             size = batch * g.channels * torch.Size(resolution_of(g, level)).numel()

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 import stylegen
 from stylegen.errors import UserError
 from stylegen.files import write_atomic
+from stylegen.ops import native
 
 Samples = dict[str, list[float]]  # variant -> milliseconds a call, one of every round
 REFERENCE = "reference"  # the variant that the others are measured against
@@ -91,7 +93,7 @@ def measure_floor(device: torch.device, dtypes: Iterable[str], *, quick: bool = 
     target = torch.empty_like(source)
     copy_ms = min(interleave({"copy": lambda: target.copy_(source)}, 15)["copy"])
     rates = {}
-    for name in dtypes:
+    for name in dict.fromkeys(dtypes):
         kind: dict[str, Any] = {"device": device, "dtype": DTYPES[name]}
         a, b = torch.randn(side, side, **kind), torch.randn(side, side, **kind)
         x = torch.randn(2 if quick else 8, 512, side // 64, side // 64, **kind).to(memory_format=torch.channels_last)
@@ -114,6 +116,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "stylegen": stylegen.__version__,
+        "kernels": native.module.isa if native.module else "none: plain PyTorch",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
     if hasattr(os, "getloadavg"):
@@ -122,11 +125,11 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def machine_lines(facts: dict[str, Any], floor: Floor | None) -> Iterator[str]:
-    """The machine in two lines for people."""
+    """The machine in a few lines for people."""
+    yield f"{facts['processor']}, {facts['processors']} processors, {facts['instructions']}; {facts['system']}"
     yield (
-        f"{facts['processor']}, {facts['processors']} processors, {facts['threads']} threads, "
-        f"{facts['instructions']}; {facts['system']}; Python {facts['python']}, PyTorch {facts['torch']}, "
-        f"stylegen {facts['stylegen']}; device {facts['device']}; load before {facts.get('load_before', 'unknown')}"
+        f"Python {facts['python']}, PyTorch {facts['torch']} on {facts['device']} with {facts['threads']} threads, "
+        f"stylegen {facts['stylegen']}, kernels {facts['kernels']}; load before {facts.get('load_before', 'unknown')}"
     )
     if floor:
         rates = "".join(f"; {dtype} {rate:,.0f} Gflop/s" for dtype, rate in floor.gflop_sec.items())
@@ -135,10 +138,10 @@ def machine_lines(facts: dict[str, Any], floor: Floor | None) -> Iterator[str]:
 
 def cells(rows: list[Row]) -> list[list[str]]:
     """A header and a line a row, as text; columns that no row fills are left out."""
-    last = ["median_ms", "baseline_ms", "ratio", "floor_fraction"]
     flat = [row.flat() for row in rows]
-    keys = ["name", *dict.fromkeys(key for row in rows for key in row.more if isinstance(row.more[key], str))]
-    keys += ["dtype", *last, *dict.fromkeys(key for row in flat for key in row if key not in {*keys, "dtype", *last})]
+    front = ["name", *dict.fromkeys(key for row in rows for key in _leading_texts(row.more))]
+    keys = [*front, "dtype", "median_ms", "baseline_ms", "ratio", "floor_fraction"]
+    keys += dict.fromkeys(key for row in rows for key in row.more if key not in front)
     keys = [key for key in keys if any(row.get(key) is not None for row in flat)]
     return [[key.replace("_", " ") for key in keys], *([_text(key, row.get(key)) for key in keys] for row in flat)]
 
@@ -201,6 +204,10 @@ def _clock(call: Callable[[], object], count: int) -> float:
     if cuda:
         torch.cuda.synchronize()
     return (time.perf_counter() - start) * 1000 / count
+
+
+def _leading_texts(more: dict[str, Any]) -> list[str]:
+    return list(takewhile(lambda key: isinstance(more[key], str), more))
 
 
 def _numeric(texts: Sequence[str]) -> bool:

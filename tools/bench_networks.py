@@ -1,30 +1,34 @@
 """`bench generate` and `bench train`: whole networks, at every precision, against the plain-PyTorch path in float32."""
 
-import dataclasses
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from stylegen import ops, presets
 from stylegen.checkpoint import load_network
-from stylegen.config import Config, TrainingConfig, size_text
+from stylegen.config import Config, size_text
 from stylegen.networks import build_generator
-from stylegen.training.state import TrainState, fresh
+from stylegen.precision import choose, prepare
+from stylegen.training.state import fresh
 from stylegen.training.step import iterate
 
 from .bench_measure import REFERENCE, Floor, Row, interleave, row
 
 Size = tuple[int, int]
-DTYPE_OF = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+T = TypeVar("T")
+DTYPE_OF = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16", REFERENCE: "float32"}
 
 
 @dataclass(frozen=True)
@@ -37,18 +41,20 @@ class Generation:
     device: str
     quick: bool
 
-    def build(self) -> nn.Module:
-        """The network in eval mode. Raises UserError, OSError."""
+    def build(self, variant: str) -> nn.Module:
+        """The network in eval mode, prepared for a precision. Raises UserError, OSError."""
         if self.network:
             G = load_network(self.network)[0]
         else:
             torch.manual_seed(0)
             size = (32, 32) if self.quick else (1024, 1024)
             G = build_generator(presets.stylegan_1024(size, 3, 0).generator)
-        return G.to(self.device).eval().requires_grad_(False)
+        G = G.to(self.device).eval().requires_grad_(False)
+        return G if variant == REFERENCE else prepare(G, variant)
 
-    def call(self, G: nn.Module, precision: str) -> Callable[[], Tensor]:
-        """A function that makes one batch, the same at every precision."""
+    def call(self, variant: str) -> Callable[[], Tensor]:
+        """A function that makes one batch, the same at every precision. Raises as `build` does."""
+        G = self.build(variant)
         config: Any = G.config
         z = torch.randn(self.batch, config.latent_size, generator=torch.Generator().manual_seed(1)).to(self.device)
         labels = None
@@ -59,29 +65,29 @@ class Generation:
             with torch.inference_mode():
                 return G(z, labels, resolution=self.resolution)
 
-        return _referring(run) if precision == REFERENCE else run
+        return under(variant, run)
 
 
-def known_precisions() -> list[str]:
-    """Those that the networks can compute in."""
-    names = {field.name for field in dataclasses.fields(TrainingConfig)}
-    return ["fp32", "bf16"] if "precision" in names else ["fp32"]
+def usual_precisions(device: torch.device) -> list[str]:
+    """Float32, and what "auto" chooses for `device`."""
+    return list(dict.fromkeys(["fp32", choose("auto", device)]))
 
 
 def generate(floor: Floor, task: Generation, precisions: list[str], repeats: int, baseline: bool) -> Iterator[Row]:
     """A row a precision: pictures/s, peak memory of a process that does nothing else, PSNR against float32."""
-    G = task.build()
-    variants = {name: task.call(G, name) for name in [*precisions, *([REFERENCE] if baseline else [])]}
-    exact = task.call(G, "fp32")()
-    flops = count_flops(task.call(G, REFERENCE))
+    plain = task.call(REFERENCE)
+    variants = {name: task.call(name) for name in precisions} | ({REFERENCE: plain} if baseline else {})
+    exact, flops = plain(), min(map(count_flops, variants.values()))
     samples = interleave(variants, repeats, min_ms=0)
     name = f"{task.network or 'stylegan-1024, random weights'}, {size_text(tuple(exact.shape[2:]))}, batch {task.batch}"
     for variant, call in variants.items():
-        dtype = DTYPE_OF.get(variant, "float32")
-        more: dict[str, Any] = {"path": "reference" if variant == REFERENCE else "stylegen"}
+        dtype = DTYPE_OF[variant]
+        more: dict[str, Any] = {"path": variant}
         more["pictures_sec"] = 1000 * task.batch / sorted(samples[variant])[len(samples[variant]) // 2]
+        more["gflop"] = flops / 1e9
         more["peak_mb"] = peak_mb(task, variant)
-        more["psnr_db"] = psnr(call(), exact) if variant not in ("fp32", REFERENCE) else None
+        more["psnr_db"] = psnr(call(), exact) if variant != REFERENCE else None
+        more["most_time_in"] = most_time_in(call)
         yield row(name, dtype, samples, variant, floor.ms(dtype, flops=flops), **more)
 
 
@@ -103,7 +109,7 @@ def peak_mb(task: Generation, variant: str) -> float | None:
 
 def _peak_mb(task: Generation, variant: str, threads: int) -> float | None:
     torch.set_num_threads(threads)
-    task.call(task.build(), variant)()
+    task.call(variant)()
     if torch.device(task.device).type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
     if sys.platform == "linux":  # ru_maxrss would count the parent's memory at the fork
@@ -154,38 +160,60 @@ def train(
     """A row a configuration and precision: one iteration, D's step and G's, averaged over one penalty interval."""
     for name, config in training_cases(quick).items():
         interval = config.loss.penalty_interval
-        variants = {p: iteration(with_precision(config, p), device) for p in precisions}
-        plain = _referring(iteration(config, device))
-        flops = count_flops(plain) / interval
-        if baseline:
-            variants[REFERENCE] = plain
+        wanted = [*precisions, REFERENCE] if baseline else precisions
+        variants = {variant: iteration(config, device, variant) for variant in wanted}
+        flops = min(map(count_flops, variants.values())) / interval
         samples = {
             variant: [ms / interval for ms in values]
             for variant, values in interleave(variants, repeats, min_ms=0).items()
         }
         batch = int(config.schedule.batch_default)
         for variant in variants:
-            dtype = DTYPE_OF.get(variant, "float32")
+            dtype = DTYPE_OF[variant]
             median = sorted(samples[variant])[len(samples[variant]) // 2]
-            more = {"path": "reference" if variant == REFERENCE else "stylegen", "pictures_sec": 1000 * batch / median}
+            more: dict[str, Any] = {"path": variant, "pictures_sec": 1000 * batch / median, "gflop": flops / 1e9}
+            more["most_time_in"] = most_time_in(variants[variant])
             yield row(name, dtype, samples, variant, floor.ms(dtype, flops=flops), **more)
 
 
-def iteration(config: Config, device: torch.device) -> Callable[[], None]:
+def iteration(config: Config, device: torch.device, variant: str) -> Callable[[], None]:
     """A function that trains for one penalty interval, through the very code that a run goes through."""
-    state: TrainState = fresh(config, device)
+    precision = "fp32" if variant == REFERENCE else variant
+    state = fresh(replace(config, training=replace(config.training, precision=precision)), device)
+    if variant == REFERENCE:
+        for network in (state.G, state.D, state.G_ema):
+            network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     loader: Any = RandomPictures(config)
 
     def run() -> None:
         for _ in range(config.loss.penalty_interval):
             iterate(state, loader)
 
+    return under(variant, run)
+
+
+def under(variant: str, call: Callable[[], T]) -> Callable[[], T]:
+    """`call` on the path and with the rounding of a variant, which are settings of the whole process."""
+
+    def run() -> T:
+        tf32 = variant not in ("fp32", REFERENCE)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+        with ops.reference() if variant == REFERENCE else nullcontext():
+            return call()
+
     return run
 
 
-def with_precision(config: Config, precision: str) -> Config:
-    values: Any = {"precision": precision} if hasattr(config.training, "precision") else {}
-    return replace(config, training=replace(config.training, **values))
+def most_time_in(call: Callable[[], object]) -> str:
+    """The four operators that take most of a call's time, with their shares of it."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler's library writes to standard error
+    activities = {ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_initialized() else [])}
+    with profile(activities=activities) as profiler:
+        call()
+    attribute = "self_device_time_total" if torch.cuda.is_initialized() else "self_cpu_time_total"
+    times = {event.key.partition("::")[2] or event.key: getattr(event, attribute) for event in profiler.key_averages()}
+    first = sorted(times, key=lambda name: -times[name])[:4]
+    return ", ".join(f"{name} {100 * times[name] / sum(times.values()):.0f}%" for name in first)
 
 
 class _Flops(TorchDispatchMode):
@@ -209,11 +237,3 @@ def count_flops(call: Callable[[], object]) -> int:
     with _Flops() as counter:
         call()
     return counter.total
-
-
-def _referring(call: Callable[[], Any]) -> Callable[[], Any]:
-    def run() -> Any:
-        with ops.reference():
-            return call()
-
-    return run
