@@ -15,30 +15,30 @@ struct Launch {
 };
 
 // What turns x into t = lrelu(x + strength * noise + bias), for a thread's channels.
-template <class T>
+template <class A, class C>
 struct Activation {
-  using A = acc_t<T>;
-  static constexpr int lanes = kLanes<T>;
-  A bias[lanes], strength[lanes], v[lanes];  // v: the noise at the current point
+  A bias[C::columns], strength[C::columns];
+  A noise[C::inner ? 1 : C::lanes];  // at the current point, or points
   A alpha;
-  const A* noise;  // at the split's first point, or null
+  const A* from;  // the noise at the split's first point, or null
 
-  __device__ Activation(const AdainParams& p, const Launch& l, const Cursor<lanes>& c) : alpha(p.alpha) {
+  __device__ Activation(const AdainParams& p, const Launch& l, const C& c) : alpha(p.alpha) {
     load_channels(bias, static_cast<const A*>(p.bias), l.plan, c, l.whole_channels);
-    fill(strength, A(0)), fill(v, A(0));
-    noise = static_cast<const A*>(p.noise);
-    if (!noise) return;
+    fill(strength, A(0)), fill(noise, A(0));
+    from = static_cast<const A*>(p.noise);
+    if (!from) return;
     load_channels(strength, static_cast<const A*>(p.strength), l.plan, c, l.whole_channels);
-    noise += (p.noise_batched ? c.outer * l.plan.points : 0) + c.split_begin;
+    from += (p.noise_batched ? c.outer * l.plan.points : 0) + c.split_begin;
   }
   __device__ void move(const Launch& l, int at, int64_t count) {
-    if (!noise) return;
-    if (l.plan.channels_inner)
-      fill(v, noise[at]);
+    if (!from) return;
+    if constexpr (C::inner)
+      noise[0] = from[at];
     else
-      load(v, noise + at, l.whole_noise, count);
+      load(noise, from + at, l.whole_noise, count);
   }
-  __device__ A input(A x, int j) const { return x + strength[j] * v[j] + bias[j]; }
+  __device__ A noise_of(int j) const { return noise[C::inner ? 0 : j]; }
+  __device__ A input(A x, int j) const { return x + strength[C::column(j)] * noise_of(j) + bias[C::column(j)]; }
   __device__ A operator()(A x, int j) const {
     const A u = input(x, j);
     return u > 0 ? u : alpha * u;
@@ -46,10 +46,10 @@ struct Activation {
 };
 
 // Welford's running mean and squares, a lane each; all lanes of a full vector share their count.
-template <class T, int lanes = kLanes<T>>
-__device__ __forceinline__ void statistics(Moments<acc_t<T>> (&m)[lanes], const T* x, Activation<T>& t, const Launch& l,
-                                           const Cursor<lanes>& c) {
-  using A = acc_t<T>;
+template <class T, class A, class C>
+__device__ __forceinline__ void statistics(Moments<A> (&m)[C::lanes], const T* x, Activation<A, C>& t, const Launch& l,
+                                           const C& c) {
+  constexpr int lanes = C::lanes;
   clear(m);
   A n = 0;
   int64_t last = lanes;
@@ -70,25 +70,27 @@ __device__ __forceinline__ void statistics(Moments<acc_t<T>> (&m)[lanes], const 
   for (int j = 0; j < lanes; ++j) m[j].count = j < last ? n : n - 1;
 }
 
-template <class T>
-__global__ void __launch_bounds__(kThreads) forward_kernel(AdainParams p, Launch l, Moments<acc_t<T>>* partials) {
+template <class T, bool inner>
+__global__ void __launch_bounds__(kThreads, 2) forward_kernel(AdainParams p, Launch l, Moments<acc_t<T>>* partials) {
   using A = acc_t<T>;
   using S = Moments<A>;
   constexpr int lanes = kLanes<T>;
   SHARED_ARRAY(S, scratch, kScratch<lanes>);
-  const Cursor<lanes> c(l.plan);
+  using C = Cursor<lanes, inner>;
+  const C c(l.plan);
   const T* x = static_cast<const T*>(p.x) + c.base;
-  Activation<T> t(p, l, c);
+  Activation<A, C> t(p, l, c);
   S m[lanes];
   if (l.stage == Stage::apply)
     merge_partials(m, partials, l.plan, c);
   else
     statistics(m, x, t, l, c);
-  block_reduce(m, l.plan, scratch);
+  block_reduce<C>(m, l.plan, scratch);
   if (l.stage == Stage::statistics) return store_partial(partials, m, l.plan, c);
-  A mean[lanes], scale[lanes], shift[lanes];
+  constexpr int columns = C::columns;
+  A mean[columns], scale[columns], shift[columns];
 #pragma unroll
-  for (int j = 0; j < lanes; ++j) {
+  for (int j = 0; j < columns; ++j) {
     mean[j] = m[j].mean;
     scale[j] = 1 / sqrt(m[j].m2 / A(l.plan.points) + A(p.eps));
   }
@@ -98,12 +100,12 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(AdainParams p, Launch
   }
   fill(shift, A(0));
   if (p.style) {
-    A factor[lanes];
+    A factor[columns];
     const A* style = static_cast<const A*>(p.style) + c.outer * 2 * l.plan.channels;
     load_channels(factor, style, l.plan, c, l.whole_channels);
     load_channels(shift, style + l.plan.channels, l.plan, c, l.whole_channels);
 #pragma unroll
-    for (int j = 0; j < lanes; ++j) scale[j] *= factor[j] + 1;
+    for (int j = 0; j < columns; ++j) scale[j] *= factor[j] + 1;
   }
 #pragma unroll 2
   for (int at = c.first; at < c.end; at += c.step) {
@@ -111,7 +113,10 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(AdainParams p, Launch
     load(v, x + at * c.pitch, l.plan.whole, c.count(l.plan, at));
     t.move(l, at, c.count(l.plan, at));
 #pragma unroll
-    for (int j = 0; j < lanes; ++j) v[j] = (t(v[j], j) - mean[j]) * scale[j] + shift[j];
+    for (int j = 0; j < lanes; ++j) {
+      const int k = C::column(j);
+      v[j] = (t(v[j], j) - mean[k]) * scale[k] + shift[k];
+    }
     store(static_cast<T*>(p.y) + c.base + at * c.pitch, v, l.plan.whole, c.count(l.plan, at));
   }
 }
@@ -120,21 +125,23 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(AdainParams p, Launch
 //   dshift = sum g,  dscale = sum g h,  dt = rstd (scale + 1) (g - mean g - h mean(g h)),
 //   dx = dt * slope of the activation,  dbias = sum dx,  dstrength = sum dx * noise.
 // sums[2][split, outer, channel]: the parts of the last two.
-template <class T>
-__global__ void __launch_bounds__(kThreads)
+template <class T, bool inner>
+__global__ void __launch_bounds__(kThreads, 2)
     backward_kernel(AdainParams p, Launch l, Sums<acc_t<T>, 2>* partials, acc_t<T>* sums) {
   using A = acc_t<T>;
   using S = Sums<A, 2>;
   constexpr int lanes = kLanes<T>;
   SHARED_ARRAY(S, scratch, kScratch<lanes>);
-  const Cursor<lanes> c(l.plan);
+  using C = Cursor<lanes, inner>;
+  const C c(l.plan);
   const T *x = static_cast<const T*>(p.x) + c.base, *g = static_cast<const T*>(p.g) + c.base;
-  Activation<T> t(p, l, c);
+  Activation<A, C> t(p, l, c);
   const int64_t row = c.outer * l.plan.channels;
-  A mean[lanes], rstd[lanes], v[lanes], vg[lanes];
+  constexpr int columns = C::columns;
+  A mean[columns], rstd[columns], v[lanes], vg[lanes];
   load_channels(mean, static_cast<const A*>(p.mean) + row, l.plan, c, l.whole_channels);
   load_channels(rstd, static_cast<const A*>(p.rstd) + row, l.plan, c, l.whole_channels);
-  S s[lanes];  // of g, and of g h
+  S s[lanes];  // of g, and of g (t - mean)
   if (l.stage == Stage::apply) {
     merge_partials(s, partials, l.plan, c);
   } else {
@@ -147,27 +154,28 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int j = 0; j < lanes; ++j) {
         s[j].v[0] += vg[j];
-        s[j].v[1] += vg[j] * ((t(v[j], j) - mean[j]) * rstd[j]);
+        s[j].v[1] += vg[j] * (t(v[j], j) - mean[C::column(j)]);
       }
     }
   }
-  block_reduce(s, l.plan, scratch);
+  block_reduce<C>(s, l.plan, scratch);
   if (l.stage == Stage::statistics) return store_partial(partials, s, l.plan, c);
   if (p.dstyle && blockIdx.y == 0 && c.row == 0) {
     A* dstyle = static_cast<A*>(p.dstyle) + 2 * row;
-    A dscale[lanes], dshift[lanes];
+    A dscale[columns], dshift[columns];
 #pragma unroll
-    for (int j = 0; j < lanes; ++j) dscale[j] = s[j].v[1], dshift[j] = s[j].v[0];
+    for (int j = 0; j < columns; ++j) dscale[j] = s[j].v[1] * rstd[j], dshift[j] = s[j].v[0];
     store_channels(dstyle, dscale, l.plan, c);
     store_channels(dstyle + l.plan.channels, dshift, l.plan, c);
   }
-  A factor[lanes], mean_g[lanes], mean_gh[lanes];
+  A factor[columns], mean_g[columns], slope[columns];  // dt = factor * (g - mean_g - (t - mean) * slope)
   fill(factor, A(0));
   if (p.style) load_channels(factor, static_cast<const A*>(p.style) + 2 * row, l.plan, c, l.whole_channels);
 #pragma unroll
-  for (int j = 0; j < lanes; ++j) {
+  for (int j = 0; j < columns; ++j) {
     factor[j] = (factor[j] + 1) * rstd[j];
-    mean_g[j] = s[j].v[0] / A(l.plan.points), mean_gh[j] = s[j].v[1] / A(l.plan.points);
+    mean_g[j] = s[j].v[0] / A(l.plan.points);
+    slope[j] = s[j].v[1] / A(l.plan.points) * rstd[j] * rstd[j];
   }
   clear(s);  // now of dx, and of dx * noise
   for (int at = c.first; at < c.end; at += c.step) {
@@ -177,19 +185,19 @@ __global__ void __launch_bounds__(kThreads)
     t.move(l, at, count);
 #pragma unroll
     for (int j = 0; j < lanes; ++j) {
-      const A u = t.input(v[j], j), h = (t(v[j], j) - mean[j]) * rstd[j];
-      const A dt = factor[j] * (vg[j] - mean_g[j] - h * mean_gh[j]);
+      const int k = C::column(j);
+      const A u = t.input(v[j], j), dt = factor[k] * (vg[j] - mean_g[k] - (t(v[j], j) - mean[k]) * slope[k]);
       v[j] = u > 0 ? dt : t.alpha * dt;
-      if (l.plan.whole || j < count) s[j].v[0] += v[j], s[j].v[1] += v[j] * t.v[j];
+      if (l.plan.whole || j < count) s[j].v[0] += v[j], s[j].v[1] += v[j] * t.noise_of(j);
     }
     store(static_cast<T*>(p.dx) + c.base + at * c.pitch, v, l.plan.whole, count);
   }
-  block_reduce(s, l.plan, scratch);
+  block_reduce<C>(s, l.plan, scratch);
   if (c.row != 0) return;
   A* to = sums + (blockIdx.y * l.plan.outer + c.outer) * l.plan.channels;
-  A dbias[lanes], dstrength[lanes];
+  A dbias[columns], dstrength[columns];
 #pragma unroll
-  for (int j = 0; j < lanes; ++j) dbias[j] = s[j].v[0], dstrength[j] = s[j].v[1];
+  for (int j = 0; j < columns; ++j) dbias[j] = s[j].v[0], dstrength[j] = s[j].v[1];
   store_channels(to, dbias, l.plan, c);
   store_channels(to + l.plan.partials(), dstrength, l.plan, c);
 }
@@ -227,7 +235,8 @@ const char* adain_forward(const AdainParams& p, void* workspace, void* stream) {
     Launch l = launch_of(p, kLanes<T>);
     const auto launch = [&](Stage stage) {
       l.stage = stage;
-      CUDA_LAUNCH(forward_kernel<T>, l.plan.grid(), kThreads, 0, static_cast<Stream>(stream), p, l,
+      const auto kernel = l.plan.channels_inner ? forward_kernel<T, true> : forward_kernel<T, false>;
+      CUDA_LAUNCH(kernel, l.plan.grid(), kThreads, 0, static_cast<Stream>(stream), p, l,
                   static_cast<Moments<acc_t<T>>*>(workspace));
     };
     if (l.plan.splits > 1) launch(Stage::statistics);
@@ -246,7 +255,8 @@ const char* adain_backward(const AdainParams& p, void* workspace, void* stream) 
     A* sums = static_cast<A*>(workspace) + 2 * partials;
     const auto launch = [&](Stage stage) {
       l.stage = stage;
-      CUDA_LAUNCH(backward_kernel<T>, l.plan.grid(), kThreads, 0, static_cast<Stream>(stream), p, l,
+      const auto kernel = l.plan.channels_inner ? backward_kernel<T, true> : backward_kernel<T, false>;
+      CUDA_LAUNCH(kernel, l.plan.grid(), kThreads, 0, static_cast<Stream>(stream), p, l,
                   static_cast<Sums<A, 2>*>(workspace), sums);
     };
     if (l.plan.splits > 1) launch(Stage::statistics);

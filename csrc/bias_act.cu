@@ -176,8 +176,8 @@ const char* channel_sum(const void* v, void* sums, void* workspace, int64_t size
     plan.whole = plan.whole && aligned(v);
     const int64_t rows = plan.outer * plan.splits;
     A* first = static_cast<A*>(rows == 1 ? sums : workspace);
-    CUDA_LAUNCH(sum_kernel<T>, plan.grid(), kThreads, 0, static_cast<Stream>(stream), static_cast<const T*>(v), first,
-                plan);
+    const auto kernel = plan.channels_inner ? sum_kernel<T, true> : sum_kernel<T, false>;
+    CUDA_LAUNCH(kernel, plan.grid(), kThreads, 0, static_cast<Stream>(stream), static_cast<const T*>(v), first, plan);
     if (rows > 1) launch_sum(first, static_cast<A*>(sums), rows, channels, stream);
     return launch_error();
   });

@@ -5,13 +5,13 @@ namespace stylegen::cuda {
 namespace {
 
 // A plan's channels are the pixels here, and its points the channels, over which the mean goes.
-template <class T>
+template <class T, bool inner>
 __global__ void __launch_bounds__(kThreads) pixel_norm_kernel(PixelNormParams p, Plan plan) {
   using A = acc_t<T>;
   using S = Sums<A, 2>;  // of x^2, and of g x
   constexpr int lanes = kLanes<T>;
   SHARED_ARRAY(S, scratch, kScratch<lanes>);
-  const Cursor<lanes> c(plan);
+  const Cursor<lanes, inner> c(plan);
   const T *x = static_cast<const T*>(p.x) + c.base, *g = p.g ? static_cast<const T*>(p.g) + c.base : nullptr;
   A v[lanes], vg[lanes];
   fill(vg, A(0));
@@ -24,10 +24,10 @@ __global__ void __launch_bounds__(kThreads) pixel_norm_kernel(PixelNormParams p,
 #pragma unroll
     for (int j = 0; j < lanes; ++j) s[j].v[0] += v[j] * v[j], s[j].v[1] += vg[j] * v[j];
   }
-  block_reduce(s, plan, scratch);
-  A factor[lanes], share[lanes];
+  block_reduce<decltype(c)>(s, plan, scratch);
+  A factor[c.columns], share[c.columns];
 #pragma unroll
-  for (int j = 0; j < lanes; ++j) {
+  for (int j = 0; j < c.columns; ++j) {
     factor[j] = 1 / sqrt(s[j].v[0] / A(plan.points) + A(p.eps));
     share[j] = s[j].v[1] / A(plan.points) * factor[j] * factor[j];
   }
@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kThreads) pixel_norm_kernel(PixelNormParams p,
     load(v, x + at * c.pitch, plan.whole, c.count(plan, at));
     if (g) load(vg, g + at * c.pitch, plan.whole, c.count(plan, at));
 #pragma unroll
-    for (int j = 0; j < lanes; ++j) v[j] = factor[j] * (g ? vg[j] - v[j] * share[j] : v[j]);
+    for (int j = 0; j < lanes; ++j) v[j] = factor[c.column(j)] * (g ? vg[j] - v[j] * share[c.column(j)] : v[j]);
     store(static_cast<T*>(p.y) + c.base + at * c.pitch, v, plan.whole, c.count(plan, at));
   }
 }
@@ -50,7 +50,8 @@ const char* pixel_norm(const PixelNormParams& p, void* stream) {
     using T = std::remove_pointer_t<decltype(type)>;
     Plan plan = make_plan(p.shape.n, pixels, p.shape.c, !p.shape.channels_last, kLanes<T>, false);
     plan.whole = plan.whole && aligned(p.x) && aligned(p.g) && aligned(p.y);
-    CUDA_LAUNCH(pixel_norm_kernel<T>, plan.grid(), kThreads, 0, static_cast<Stream>(stream), p, plan);
+    const auto kernel = plan.channels_inner ? pixel_norm_kernel<T, true> : pixel_norm_kernel<T, false>;
+    CUDA_LAUNCH(kernel, plan.grid(), kThreads, 0, static_cast<Stream>(stream), p, plan);
     return launch_error();
   });
 }

@@ -43,9 +43,12 @@ inline Plan make_plan(int64_t outer, int64_t channels, int64_t points, bool chan
   return plan;
 }
 
-// A thread's part of a plan: points first, first + step, ... below `end`, counted from the split's beginning.
-template <int lanes>
+// A thread's part of a plan: points first, first + step, ... below `end`, counted from the split's beginning. `inner`:
+// the plan's channels_inner. A thread then has a channel a lane; otherwise its lanes are points of one channel.
+template <int lanes_, bool inner_>
 struct Cursor {
+  static constexpr int lanes = lanes_, columns = inner_ ? lanes_ : 1;
+  static constexpr bool inner = inner_;
   int64_t outer, channel;  // of lane 0
   int64_t split_begin;
   int64_t base;   // offset of point 0 of the split, lane 0's channel
@@ -57,7 +60,7 @@ struct Cursor {
   __device__ explicit Cursor(const Plan& p) {
     const int x = threadIdx.x % p.width, y = threadIdx.x / p.width;
     split_begin = static_cast<int64_t>(blockIdx.y) * p.chunk;
-    if (p.channels_inner) {
+    if constexpr (inner) {
       const int64_t slab = static_cast<int64_t>(p.width) * lanes, slabs = (p.channels + slab - 1) / slab;
       outer = blockIdx.x / slabs;
       channel = blockIdx.x % slabs * slab + x * lanes;
@@ -79,27 +82,28 @@ struct Cursor {
     end = present ? static_cast<int>(left < p.chunk ? left : p.chunk) : 0;
   }
   // How many lanes of the vector at point `at` there are.
-  __device__ int64_t count(const Plan& p, int at) const { return p.channels_inner ? p.channels - channel : end - at; }
+  __device__ int64_t count(const Plan& p, int at) const { return inner ? p.channels - channel : end - at; }
+  static __device__ constexpr int column(int lane) { return inner ? lane : 0; }
 };
 
-// What belongs to each lane's channel.
-template <class A, int lanes>
-__device__ __forceinline__ void load_channels(A (&to)[lanes], const A* from, const Plan& p, const Cursor<lanes>& c,
+// What belongs to each of the thread's channels.
+template <class A, class C>
+__device__ __forceinline__ void load_channels(A (&to)[C::columns], const A* from, const Plan& p, const C& c,
                                               bool whole) {
   if (!c.present)
     fill(to, A(0));
-  else if (p.channels_inner)
+  else if constexpr (C::inner)
     load(to, from + c.channel, whole, p.channels - c.channel);
   else
-    fill(to, from[c.channel]);
+    to[0] = from[c.channel];
 }
 
-// Writes each lane's value to its channel, once: call it in the threads of row 0.
-template <class S, int lanes>
-__device__ __forceinline__ void store_channels(S* to, const S (&from)[lanes], const Plan& p, const Cursor<lanes>& c) {
+// Writes each channel's value: call it in the threads of row 0.
+template <class S, int n, class C>
+__device__ __forceinline__ void store_channels(S* to, const S (&from)[n], const Plan& p, const C& c) {
 #pragma unroll
-  for (int j = 0; j < lanes; ++j)
-    if (p.channels_inner ? c.channel + j < p.channels : j == 0 && c.present) to[c.channel + j] = from[j];
+  for (int j = 0; j < C::columns; ++j)
+    if (C::inner ? c.channel + j < p.channels : c.present) to[c.channel + j] = from[j];
 }
 
 template <class A, int n>
@@ -144,11 +148,12 @@ __device__ __forceinline__ void clear(S (&s)[lanes]) {
 template <int lanes>
 constexpr int kScratch = kWarps * kMaxWidth * lanes;  // states of shared memory that block_reduce needs
 
-// Merges the states of all threads that share a channel, and gives the result to each of them.
-template <class S, int lanes>
+// Merges the states of all threads that share a channel, and gives the result to each of them: to every lane with
+// channels innermost, to lane 0 otherwise.
+template <class C, class S, int lanes>
 __device__ void block_reduce(S (&s)[lanes], const Plan& p, S* scratch) {
   const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
-  if (p.channels_inner) {
+  if constexpr (C::inner) {
     for (int mask = p.width; mask < 32; mask *= 2) {
 #pragma unroll
       for (int j = 0; j < lanes; ++j) s[j].merge(s[j].other(mask));
@@ -157,60 +162,53 @@ __device__ void block_reduce(S (&s)[lanes], const Plan& p, S* scratch) {
 #pragma unroll
     for (int j = 1; j < lanes; ++j) s[0].merge(s[j]);
     for (int mask = 1; mask < p.width && mask < 32; mask *= 2) s[0].merge(s[0].other(mask));
+    if (p.width < kThreads) return;  // no other warp has a part
   }
-  if (p.channels_inner || p.width == kThreads) {  // warps share channels
-    const int columns = p.channels_inner ? p.width * lanes : 1, mine = p.channels_inner ? thread % p.width * lanes : 0;
-    __syncthreads();  // scratch may still be in use from an earlier call
-    if (p.channels_inner && lane < p.width) {
+  const int columns = C::inner ? p.width * lanes : 1, mine = C::inner ? thread % p.width * lanes : 0;
+  __syncthreads();  // scratch may still be in use from an earlier call
+  if (lane < (C::inner ? p.width : 1)) {
 #pragma unroll
-      for (int j = 0; j < lanes; ++j) scratch[warp * columns + lane * lanes + j] = s[j];
-    } else if (!p.channels_inner && lane == 0) {
-      scratch[warp] = s[0];
-    }
-    __syncthreads();
-    if (thread < columns) {
-      S total = scratch[thread];
+    for (int j = 0; j < C::columns; ++j) scratch[warp * columns + lane * lanes + j] = s[j];
+  }
+  __syncthreads();
+  if (thread < columns) {
+    S total = scratch[thread];
 #pragma unroll 1
-      for (int w = 1; w < kWarps; ++w) total.merge(scratch[w * columns + thread]);
-      scratch[thread] = total;
-    }
-    __syncthreads();
-#pragma unroll
-    for (int j = 0; j < lanes; ++j) s[j] = scratch[mine + (p.channels_inner ? j : 0)];
-  } else {
-#pragma unroll
-    for (int j = 1; j < lanes; ++j) s[j] = s[0];
+    for (int w = 1; w < kWarps; ++w) total.merge(scratch[w * columns + thread]);
+    scratch[thread] = total;
   }
+  __syncthreads();
+#pragma unroll
+  for (int j = 0; j < C::columns; ++j) s[j] = scratch[mine + j];
 }
 
 // The workspace of a plan with splits holds a state for each split, outer index and channel.
-template <class S, int lanes>
-__device__ __forceinline__ void store_partial(S* partials, const S (&s)[lanes], const Plan& p, const Cursor<lanes>& c) {
+template <class S, int lanes, class C>
+__device__ __forceinline__ void store_partial(S* partials, const S (&s)[lanes], const Plan& p, const C& c) {
   if (c.row == 0) store_channels(partials + (blockIdx.y * p.outer + c.outer) * p.channels, s, p, c);
 }
 
-template <class S, int lanes>
-__device__ __forceinline__ void merge_partials(S (&s)[lanes], const S* partials, const Plan& p,
-                                               const Cursor<lanes>& c) {
+template <class S, int lanes, class C>
+__device__ __forceinline__ void merge_partials(S (&s)[lanes], const S* partials, const Plan& p, const C& c) {
   clear(s);
   if (!c.present) return;
   for (int64_t k = c.row; k < p.splits; k += c.rows) {
     const S* from = partials + (k * p.outer + c.outer) * p.channels + c.channel;
 #pragma unroll
-    for (int j = 0; j < lanes; ++j)
-      if (p.channels_inner ? c.channel + j < p.channels : j == 0) s[j].merge(from[j]);
+    for (int j = 0; j < C::columns; ++j)
+      if (!C::inner || c.channel + j < p.channels) s[j].merge(from[j]);
   }
 }
 
 namespace {  // kernels are each file's own
 
 // sums[split, outer, channel] of v.
-template <class T>
+template <class T, bool inner>
 __global__ void __launch_bounds__(kThreads) sum_kernel(const T* v, acc_t<T>* sums, Plan p) {
   using S = Sums<acc_t<T>, 1>;
   constexpr int n = kLanes<T>;
   SHARED_ARRAY(S, scratch, kScratch<n>);
-  const Cursor<n> c(p);
+  const Cursor<n, inner> c(p);
   S s[n];
   clear(s);
 #pragma unroll 2
@@ -220,7 +218,7 @@ __global__ void __launch_bounds__(kThreads) sum_kernel(const T* v, acc_t<T>* sum
 #pragma unroll
     for (int j = 0; j < n; ++j) s[j].v[0] += x[j];
   }
-  block_reduce(s, p, scratch);
+  block_reduce<decltype(c)>(s, p, scratch);
   store_partial(reinterpret_cast<S*>(sums), s, p, c);
 }
 
@@ -231,7 +229,8 @@ template <class A>
 void launch_sum(const A* partials, A* sums, int64_t rows, int64_t channels, void* stream) {
   Plan plan = make_plan(1, channels, rows, true, kLanes<A>, false);
   plan.whole = plan.whole && aligned(partials);
-  CUDA_LAUNCH(sum_kernel<A>, plan.grid(), kThreads, 0, static_cast<Stream>(stream), partials, sums, plan);
+  const auto kernel = plan.channels_inner ? sum_kernel<A, true> : sum_kernel<A, false>;
+  CUDA_LAUNCH(kernel, plan.grid(), kThreads, 0, static_cast<Stream>(stream), partials, sums, plan);
 }
 
 }  // namespace stylegen::cuda
