@@ -89,7 +89,7 @@ struct Chunk {
 
 // `group` pixels with the channels innermost.
 template <class T, int group, bool Stream, class Op>
-STYLEGEN_INLINE void pixels_of_channels(const Op& op, const Chunk<T>& k, int64_t pixel) {
+STYLEGEN_INLINE void pixels_of_channels(const Op& op, const Chunk<T> k, int64_t pixel) {
   using A = acc_t<T>;
   Vec<A> noise[group] = {};
   if (k.noise)
@@ -124,7 +124,8 @@ STYLEGEN_INLINE void pixels_of_channels(const Op& op, const Chunk<T>& k, int64_t
 }
 
 template <class T, bool Stream, class Op>
-void channels_innermost(const Op& op, const Chunk<T>& k) {
+void channels_innermost(const Op operation, const Chunk<T> k) {
+  const Op op = operation;
   constexpr int group = 8;
   int64_t pixel = 0;
   for (; pixel + group <= k.pixels; pixel += group) pixels_of_channels<T, group, Stream>(op, k, pixel);

@@ -61,7 +61,7 @@ struct Function {  // f, f' and f'' (without gain and clamp) of a vector
 };
 
 // One vector of the operator; `in` is x + b or ref.
-template <class A, Act act, Order order>
+template <class A, Act act, Order order, bool clamps>
 struct Operator {
   Function<A, act> f;
   Vec<A> gain, low, high;
@@ -70,21 +70,23 @@ struct Operator {
     const Vec<A> zero = {};
     if constexpr (order == Order::value) {
       const Vec<A> y = f.value(in) * gain;
-      return select(y < low, low, select(y > high, high, y));
+      return clamps ? select(y < low, low, select(y > high, high, y)) : y;
     } else {
-      const Vec<A> y = order == Order::derivative_by_ref ? in : f.value(in) * gain;
       const Vec<A> slope = (order == Order::second ? f.second(in) * gg : f.first(in)) * gain;
+      if constexpr (!clamps) return g * slope;
+      const Vec<A> y = order == Order::derivative_by_ref ? in : f.value(in) * gain;
       return select(y < low, zero, select(y > high, zero, g * slope));  // a NaN stays one
     }
   }
 };
 
 // y[0..n) of one segment: either one bias for all (`bias` null, `constant`) or a bias for each element.
-template <class T, Act act, Order order, bool Stream>
-void segment(const Operator<acc_t<T>, act, order>& op, const T* in, const T* g, const T* gg, T* y, const acc_t<T>* bias,
-             acc_t<T> constant, int64_t n) {
+template <class T, Act act, Order order, bool clamps, bool Stream>
+void segment(const Operator<acc_t<T>, act, order, clamps>& operation, const T* in, const T* g, const T* gg, T* y,
+             const acc_t<T>* bias, acc_t<T> constant, int64_t n) {
   using A = acc_t<T>;
   constexpr int lanes = kLanes<A>;
+  const auto op = operation;  // a copy stays in registers
   const Vec<A> same = splat(constant), zero = {};
   const auto part = [&](int64_t i, int64_t count) {
     const Vec<A> b = bias ? widen(bias + i, count) : same;
@@ -133,11 +135,11 @@ int64_t table_size(int64_t period, int64_t total, int lanes) {
   return size;
 }
 
-template <class T, Act act, Order order, bool Stream>
+template <class T, Act act, Order order, bool clamps, bool Stream>
 void run(const BiasActParams& p) {
   using A = acc_t<T>;
   const A high = limit<T, order>(p);
-  const Operator<A, act, order> op = {{splat(A(p.alpha))}, splat(A(p.gain)), splat(-high), splat(high)};
+  const Operator<A, act, order, clamps> op = {{splat(A(p.alpha))}, splat(A(p.gain)), splat(-high), splat(high)};
   const T* in = static_cast<const T*>(order == Order::derivative_by_ref ? p.ref : p.x);
   const T *g = static_cast<const T*>(p.g), *gg = static_cast<const T*>(p.gg);
   T* y = static_cast<T*>(p.y);
@@ -146,7 +148,9 @@ void run(const BiasActParams& p) {
   const bool use_table = b && p.inner < kShortRun;
   const int64_t period = use_table ? table_size(p.channels * p.inner, p.size, kLanes<A>) : 0;
   const Buffer<A> repeated(period > p.channels ? period : 0);
-  for (int64_t i = 0; period > p.channels && i < period; i++) repeated[i] = b[i / p.inner % p.channels];
+  for (int64_t i = 0; period > p.channels && i < period;)
+    for (int64_t c = 0; c < p.channels; c++)
+      for (int64_t e = 0; e < p.inner; e++) repeated[i++] = b[c];
   const A* table = !use_table ? nullptr : period > p.channels ? repeated.get() : b;
 
   const int64_t stretch = !b ? p.size : use_table ? period : p.inner;
@@ -156,8 +160,8 @@ void run(const BiasActParams& p) {
     int64_t i = first * kBlock, offset = i % stretch, channel = i / stretch % p.channels;
     while (i < end) {
       const int64_t n = smaller(end - i, stretch - offset);
-      segment<T, act, order, Stream>(op, in + i, g ? g + i : g, gg ? gg + i : gg, y + i,
-                                     table ? table + offset : nullptr, b && !table ? b[channel] : A(-0.), n);
+      segment<T, act, order, clamps, Stream>(op, in + i, g ? g + i : g, gg ? gg + i : gg, y + i,
+                                             table ? table + offset : nullptr, b && !table ? b[channel] : A(-0.), n);
       i += n;
       offset = 0;
       if (++channel == p.channels) channel = 0;
@@ -168,11 +172,14 @@ void run(const BiasActParams& p) {
 
 template <class T, Act act, Order order>
 void run(const BiasActParams& p) {
+  // Where memory is the limit, nothing is computed in vain and large outputs are streamed.
   if constexpr (act <= Act::lrelu) {
-    const bool aligned = reinterpret_cast<uintptr_t>(p.y) % sizeof(T) == 0;
-    if (aligned && p.size * static_cast<int64_t>(sizeof(T)) >= kStreamBytes) return run<T, act, order, true>(p);
+    const bool stream =
+        p.size * static_cast<int64_t>(sizeof(T)) >= kStreamBytes && reinterpret_cast<uintptr_t>(p.y) % sizeof(T) == 0;
+    if (p.clamp < 0) return stream ? run<T, act, order, false, true>(p) : run<T, act, order, false, false>(p);
+    if (stream) return run<T, act, order, true, true>(p);
   }
-  run<T, act, order, false>(p);
+  run<T, act, order, true, false>(p);
 }
 
 template <class T, Act act>

@@ -23,6 +23,12 @@ struct Span {
   int tap, count;
 };
 
+// The same along x, in elements of the row sum.
+struct Reach {
+  int64_t begin, end;
+  int tap, count;
+};
+
 Span span(int64_t o, int up, int down, int64_t pad, int taps) {
   const int64_t start = o * down - pad;
   const int tap = static_cast<int>(((-start) % up + up) % up);
@@ -34,19 +40,18 @@ template <class T, int count, bool add>
 void sum_rows(const T* const* rows, const acc_t<T>* weights, acc_t<T>* out, int64_t n) {
   using A = acc_t<T>;
   Vec<A> weight[count];
-  for (int k = 0; k < count; k++) weight[k] = splat(weights[k]);
+  const T* row[count];  // copies: the compiler must assume that a store changes what `rows` points to
+  for (int k = 0; k < count; k++) weight[k] = splat(weights[k]), row[k] = rows[k];
+  const auto total = [&](auto load, Vec<A> before) {
+    Vec<A> sum = add ? before + load(row[0]) * weight[0] : load(row[0]) * weight[0];
+    for (int k = 1; k < count; k++) sum = sum + load(row[k]) * weight[k];
+    return sum;
+  };
   int64_t i = 0;
-  for (; i + kLanes<A> <= n; i += kLanes<A>) {
-    Vec<A> total = add ? widen(out + i) : Vec<A>{};
-    for (int k = 0; k < count; k++)
-      total = !add && k == 0 ? widen(rows[k] + i) * weight[k] : total + widen(rows[k] + i) * weight[k];
-    store(out + i, total);
-  }
-  if (i < n) {
-    Vec<A> total = add ? widen(out + i, n - i) : Vec<A>{};
-    for (int k = 0; k < count; k++) total = total + widen(rows[k] + i, n - i) * weight[k];
-    store(out + i, total, n - i);
-  }
+  for (; i + kLanes<A> <= n; i += kLanes<A>)
+    store(out + i, total([&](const T* p) { return widen(p + i); }, add ? widen(out + i) : Vec<A>{}));
+  if (const int64_t rest = n - i)
+    store(out + i, total([&](const T* p) { return widen(p + i, rest); }, widen(out + i, rest)), rest);
 }
 
 template <class T>
@@ -118,10 +123,13 @@ class Filter {
         flat(p.up_x == 1 && p.down_x == 1),
         spans(p.out.w),
         taps(p.kw * (p.fy ? 1 : p.kh)) {
-    for (int64_t o = 0; o < p.out.w; o++) spans[o] = span(o, p.up_x, p.down_x, p.pad_x, p.kw);
-    const Span last = spans[p.out.w - 1];
-    low = spans[0].first, high = larger(low + 1, last.first + last.count);
-    if (p.edge != 0) low = smaller<int64_t>(low, 0), high = larger(high, p.in.w);
+    low = span(0, p.up_x, p.down_x, p.pad_x, p.kw).first, high = low + 1;
+    if (p.edge != 0) low = smaller<int64_t>(low, 0), high = p.in.w;
+    for (int64_t o = 0; o < p.out.w; o++) {
+      const Span at = span(o, p.up_x, p.down_x, p.pad_x, p.kw);
+      high = larger(high, at.first + at.count);
+      spans[o] = {(at.first - low) * inner, (at.first + at.count - low) * inner, at.tap, at.count};
+    }
     for (int i = 0; i < p.kw * (p.fy ? 1 : p.kh); i++) taps[i] = p.fx[i];
   }
 
@@ -190,23 +198,21 @@ class Filter {
     const int64_t total = row_size();
     if (!flat) {
       int64_t o = done / inner;
-      for (; o < p.out.w && (spans[o].first + spans[o].count - low) * inner <= limit; o++) {
-        const A* v = s.sums + (spans[o].first - low) * inner;
+      for (; o < p.out.w && spans[o].end <= limit; o++) {
+        const Reach at = spans[o];
         if (inner < kLanes<A>)
-          pixel(v, spans[o], s.total + o * inner);
+          pixel(s.sums, at, s.total + o * inner);
         else
-          convolve<T, Stream>(spans[o].count, v, taps.get() + spans[o].tap, p.up_x, inner, y + o * inner, inner);
+          convolve<T, Stream>(at.count, s.sums + at.begin, taps.get() + at.tap, p.up_x, inner, y + o * inner, inner);
       }
       if (o == p.out.w && inner < kLanes<A>) copy(s.total, y, total);
       return o * inner;
     }
-    const int64_t reach = (spans[0].first - low + p.kw - 1) * inner;
+    const int64_t reach = spans[0].begin + (p.kw - 1) * inner;
     const int64_t stop = limit == INT64_MAX ? total : larger(done, smaller(total, (limit - reach) / 64 * 64));
     const int64_t margin = p.edge != 0 ? inner : 0;
     const int64_t from = larger(done, margin), to = smaller(stop, total - margin);
-    if (from < to)
-      convolve<T, Stream>(p.kw, s.sums + (spans[0].first - low) * inner + from, taps.get(), 1, inner, y + from,
-                          to - from);
+    if (from < to) convolve<T, Stream>(p.kw, s.sums + spans[0].begin + from, taps.get(), 1, inner, y + from, to - from);
     if (margin && stop == total) {
       edge_pixel(s, y, 0);
       edge_pixel(s, y, p.out.w - 1);
@@ -215,14 +221,15 @@ class Filter {
   }
 
   void edge_pixel(const Scratch& s, T* y, int64_t o) const {
-    const A *v = s.sums + (spans[o].first - low) * inner, *pixels = s.sums - low * inner;
-    pixel(v, spans[o], s.total);
+    const A* pixels = s.sums - low * inner;
+    pixel(s.sums, spans[o], s.total);
     for (int64_t c = 0; o == 0 && c < inner; c++) s.total[c] -= A(p.edge) * pixels[c];
     for (int64_t c = 0; o == p.out.w - 1 && c < inner; c++) s.total[c] -= A(p.edge) * pixels[(p.in.w - 1) * inner + c];
     copy(s.total, y + o * inner, inner);
   }
 
-  void pixel(const A* v, Span at, A* out) const {
+  void pixel(const A* sums, Reach at, A* out) const {
+    const A* v = sums + at.begin;
     for (int64_t c = 0; c < inner; c++) {
       A total = 0;
       for (int m = 0; m < at.count; m++) total += taps[at.tap + m * p.up_x] * v[m * inner + c];
@@ -248,7 +255,7 @@ class Filter {
       sum_rows(1, &source, &gain, s.sums + (begin - low) * inner, n);
       const A* row_taps = taps.get() + (rows.tap + m * p.up_y) * p.kw;
       for (int64_t o = 0; o < p.out.w; o++) {
-        const A* v = s.sums + (spans[o].first - low) * inner;
+        const A* v = s.sums + spans[o].begin;
         for (int k = 0; k < spans[o].count; k++)
           for (int64_t c = 0; c < inner; c++)
             s.total[o * inner + c] += row_taps[spans[o].tap + k * p.up_x] * v[k * inner + c];
@@ -260,7 +267,7 @@ class Filter {
   const UpfirdnParams& p;
   int64_t inner, images;
   bool flat;
-  Buffer<Span> spans;  // of each output column
+  Buffer<Reach> spans;  // of each output column
   Buffer<A> taps;
   int64_t low, high;  // the input columns that the outputs need, padding included
 };

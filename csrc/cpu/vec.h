@@ -170,6 +170,7 @@ STYLEGEN_LANEWISE(A, <<)
 STYLEGEN_LANEWISE(A, >>)
 STYLEGEN_LANEWISE(typename BitsOf<A>::type, <)
 STYLEGEN_LANEWISE(typename BitsOf<A>::type, >)
+STYLEGEN_LANEWISE(typename BitsOf<A>::type, !=)
 #undef STYLEGEN_LANEWISE
 template <class A>
 STYLEGEN_INLINE Array<A>& operator+=(Array<A>& a, Array<A> b) {
@@ -209,6 +210,9 @@ STYLEGEN_INLINE Vec<A> square_root(Vec<A> v) {
 
 template <class A>
 STYLEGEN_INLINE A sum(Vec<A> v) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(A) == 4) return _mm512_reduce_add_ps(bit_cast<__m512>(v));
+#endif
   A lanes[kLanes<A>];
   std::memcpy(lanes, &v, sizeof v);
   for (int width = kLanes<A> / 2; width > 0; width /= 2)
@@ -241,8 +245,7 @@ STYLEGEN_INLINE I float_to_half(F f) {
 template <class F, class I>
 STYLEGEN_INLINE I float_to_bfloat16(F f) {
   const I bits = bit_cast<I>(f);
-  const I rounded = (bits + ((bits >> 16) & 1) + 0x7fff) >> 16;
-  return select((bits & 0x7fffffff) > 0x7f800000, (bits >> 16) | 0x40, rounded) & 0xffff;
+  return select(f != f, (bits & 0) + 0x7fc0, (bits + (((bits >> 16) & 1) + 0x7fff)) >> 16);
 }
 
 // ---- loads and stores of kLanes<acc_t<T>> elements ----
@@ -303,7 +306,7 @@ STYLEGEN_INLINE auto narrow(Vec<acc_t<T>> v) {
       return _mm256_cvtps_ph(bit_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT);
     } else {
       const auto bits = bit_cast<__m256i>(float_to_bfloat16<Vec<float>, Ints<float>>(v));
-      return _mm_packus_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
+      return _mm_packs_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
     }
 #elif STYLEGEN_VECTOR_TYPES
     using Shorts = typename VectorOf<float>::shorts;
