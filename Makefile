@@ -13,7 +13,7 @@ DEFINITIONS := setup.py pyproject.toml
 KERNELS := $(wildcard csrc/*.* csrc/cpu/*.*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo bench test lint format clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -36,6 +36,13 @@ demo: $(INSTALLED) ## train on the embedded emoji people for two minutes, then g
 	@echo "Previews of the training are in demo/run/previews"
 	$(BIN)/stylegen generate --network demo/run --seeds 0-31 --grid 8x4 --out demo/samples
 	@echo "The grid is demo/samples/grid.png"
+
+bench: $(INSTALLED) ## measure this machine again and rewrite the tables of docs/performance.md (about ten minutes)
+	$(BIN)/stylegen bench ops --order channels_last --markdown docs/performance.md
+	$(BIN)/stylegen bench generate --resolution 64 --resolution 256 --resolution 1024 --batch 1 --batch 4 \
+		--markdown docs/performance.md
+	$(BIN)/stylegen bench train --markdown docs/performance.md
+	$(BIN)/stylegen bench data --markdown docs/performance.md
 
 test: $(INSTALLED) ## run the tests
 	$(BIN)/pytest

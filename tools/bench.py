@@ -63,8 +63,8 @@ def bench() -> None:
 
     Each figure is the median of repeated runs that take turns with runs of a baseline, so that a slow spell of the
     machine hits both. `ratio` says how many times faster than the baseline; `floor fraction` compares with the least
-    time in which the machine, as measured first, could move the data or do the arithmetic (1 is the best; data that
-    fit in the caches can exceed it).
+    time in which the machine, as measured first, could move the data or do the arithmetic of the plain path. 1 is
+    perfect; what fits in the caches, or needs fewer products than the plain path, can exceed it.
 
     \b
     Examples:
@@ -140,7 +140,7 @@ def generate(
     """Time a generator: pictures a second, peak memory, and how far lower precision is from float32 (PSNR).
 
     Peak memory is that of a new process which imports stylegen, builds the network and makes one batch. PSNR means
-    something with a trained --network only. The floor counts the arithmetic of convolutions and products (gflop).
+    something with a trained --network only. Gflop counts the plain path's convolutions and products.
 
     \b
     Examples:

@@ -77,7 +77,7 @@ def generate(floor: Floor, task: Generation, precisions: list[str], repeats: int
     """A row a precision: pictures/s, peak memory of a process that does nothing else, PSNR against float32."""
     plain = task.call(REFERENCE)
     variants = {name: task.call(name) for name in precisions} | ({REFERENCE: plain} if baseline else {})
-    exact, flops = plain(), min(map(count_flops, variants.values()))
+    exact, flops = plain(), count_flops(plain)
     samples = interleave(variants, repeats, min_ms=0)
     name = f"{task.network or 'stylegan-1024, random weights'}, {size_text(tuple(exact.shape[2:]))}, batch {task.batch}"
     for variant, call in variants.items():
@@ -158,11 +158,12 @@ def train(
     floor: Floor, device: torch.device, precisions: list[str], repeats: int, quick: bool, baseline: bool
 ) -> Iterator[Row]:
     """A row a configuration and precision: one iteration, D's step and G's, averaged over one penalty interval."""
-    for name, config in training_cases(quick).items():
+    for title, config in training_cases(quick).items():
         interval = config.loss.penalty_interval
-        wanted = [*precisions, REFERENCE] if baseline else precisions
-        variants = {variant: iteration(config, device, variant) for variant in wanted}
-        flops = min(map(count_flops, variants.values())) / interval
+        plain = iteration(config, device, REFERENCE)
+        flops = count_flops(plain) / interval
+        variants = {name: iteration(config, device, name) for name in precisions}
+        variants |= {REFERENCE: plain} if baseline else {}
         samples = {
             variant: [ms / interval for ms in values]
             for variant, values in interleave(variants, repeats, min_ms=0).items()
@@ -173,7 +174,7 @@ def train(
             median = sorted(samples[variant])[len(samples[variant]) // 2]
             more: dict[str, Any] = {"path": variant, "pictures_sec": 1000 * batch / median, "gflop": flops / 1e9}
             more["most_time_in"] = most_time_in(variants[variant])
-            yield row(name, dtype, samples, variant, floor.ms(dtype, flops=flops), **more)
+            yield row(title, dtype, samples, variant, floor.ms(dtype, flops=flops), **more)
 
 
 def iteration(config: Config, device: torch.device, variant: str) -> Callable[[], None]:
