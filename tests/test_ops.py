@@ -1,5 +1,6 @@
 """Operators against the official code's numbers, and their first and second gradients against finite differences."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -9,10 +10,20 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from stylegen import ops
+from stylegen.ops import native
 
 GOLDEN = Path(__file__).parent / "golden"
 BIAS_ACT = np.load(GOLDEN / "ops_bias_act.npz")
 UPFIRDN = np.load(GOLDEN / "ops_upfirdn2d.npz")
+
+
+@pytest.fixture(autouse=True, params=["kernels", "reference"])
+def path(request):
+    """Every test here runs through the compiled kernels (where they are built) and through the reference."""
+    if request.param == "kernels" and not native.enabled():
+        pytest.skip("no compiled kernels")
+    with ops.reference() if request.param == "reference" else contextlib.nullcontext():
+        yield request.param
 
 
 def cases(file):
@@ -58,6 +69,26 @@ def test_upfirdn2d_separable_equals_its_outer_product():
 def test_upfirdn2d_refuses_to_leave_nothing():
     with pytest.raises(ValueError, match="does not fit"):
         ops.upfirdn2d(torch.zeros(1, 1, 4, 4), torch.ones(3) / 3, padding=-1)
+
+
+def test_upfirdn2d_edge_needs_one_to_one_and_one_dimension():
+    x = torch.zeros(1, 1, 4, 4)
+    for taps, options in (([1.0, 2.0, 1.0], {"up": 2}), ([1.0, 2.0, 1.0], {"down": (1, 2)}), ([[1.0, 1.0]], {})):
+        with pytest.raises(ValueError, match="edge needs"):
+            ops.upfirdn2d(x, ops.setup_filter(taps), padding=1, edge=0.25, **options)
+
+
+@pytest.mark.parametrize("size", [(7, 6), (1, 5), (2, 1), (1, 1)])
+def test_upfirdn2d_edge_is_a_blur_that_is_cut_and_then_a_box(size):
+    x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    taps = [ops.setup_filter(numbers) for numbers in ([1, 2, 1], [1, 1], [1, 3, 3, 1])]
+    composed = ops.upfirdn2d(ops.upfirdn2d(x, taps[0], padding=1), taps[1], padding=1)
+    y = ops.upfirdn2d(x, taps[2], padding=2, edge=1 / 8)
+    torch.testing.assert_close(y, composed)
+    g = torch.randn_like(y)
+    adjoint = ops.upfirdn2d(g, taps[2], padding=1, edge=1 / 8)
+    for result in (y, composed):
+        torch.testing.assert_close(torch.autograd.grad(result, x, g)[0], adjoint)
 
 
 def test_adain_epilogue_formula():
