@@ -153,9 +153,7 @@ class Compilers:
             raise BuildError(f"STYLEGEN_CUDA is {wish!r}; it may be 0, 1 or auto")
         nvcc = find_nvcc() if wish != "0" and sys.platform != "darwin" else None
         if wish == "1" and not nvcc:
-            raise BuildError(
-                "STYLEGEN_CUDA=1, and there is no nvcc (looked at CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda)"
-            )
+            raise BuildError("STYLEGEN_CUDA=1, but no nvcc in CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda or /opt/cuda")
         if nvcc:
             known = {word.removeprefix("compute_") for word in run([nvcc, "--list-gpu-arch"]).split()}
             known |= {arch + suffix for arch in known if int(arch) >= 90 for suffix in "af"}
@@ -201,7 +199,7 @@ class Compilers:
 
 def compile_one(command: list[str], source: Path, target: Path) -> None:
     """Runs a compilation, unless its command and all that it reads are those of the last time."""
-    headers = {*source.parent.glob("*.*h"), *source.parent.glob("*.h"), *CSRC.glob("*.h")}
+    headers = {*source.parent.glob("*.*h"), *CSRC.glob("*.h")}
     if source.name == "binding.cpp":
         headers |= {*CSRC.glob("cpu/*.h")}
     digest = hashlib.sha256(json.dumps(command).encode())
@@ -246,7 +244,7 @@ class BuildNative(build_ext):
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name))
         beside = ROOT / "stylegen" if self.editable_mode or self.inplace else target.parent
-        (beside / target.name).unlink(missing_ok=True)  # of another build
+        target.unlink(missing_ok=True)  # of another build
         problems = []
         for cuda in (True, False):
             try:
@@ -261,9 +259,11 @@ class BuildNative(build_ext):
                 problems.append(str(error))
         note = ""
         if problems:
-            lost = "the CUDA kernels" if target.exists() else "compiled kernels (all runs in plain PyTorch)"
+            lost = "the CUDA kernels" if target.exists() else "compiled kernels (everything runs in plain PyTorch)"
             note = f"built without {lost}: {problems[-1]}"
             print(f"stylegen: WARNING: {note}", file=sys.stderr)
+        if not target.exists():
+            (beside / target.name).unlink(missing_ok=True)  # it would not fit the Python files
         beside.mkdir(parents=True, exist_ok=True)
         (beside / "_native.txt").write_text(note + "\n", encoding="utf-8")  # for `stylegen doctor`
 
