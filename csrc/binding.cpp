@@ -221,21 +221,31 @@ Tensor pixel_norm_backward(Tensor g, Tensor x, double eps) {
 
 // ---- winograd, on the CPU alone ----
 
-template <void (*kernel)(const WinogradParams&)>
-void winograd(const Tensor& picture, const Tensor& matrices, const void* in, void* out, int64_t first) {
+Shape winograd_shape(const Tensor& picture) {
   const Shape shape = shape_of(picture, true);
-  const int64_t across = shape.w / 2;
-  STD_TORCH_CHECK(picture.dim() == 4 && matrices.dim() == 3 && matrices.size(0) == 16 && shape.c % 16 == 0 &&
-                      matrices.size(2) == shape.c && matrices.stride(2) == 1 && channels_innermost(picture),
-                  "stylegen: winograd takes channels_last pictures and matrices [16, tiles, C]");
-  kernel({in, out, shape, first, matrices.size(1) / across, matrices.stride(0), matrices.stride(1), dtype_of(picture)});
+  STD_TORCH_CHECK(channels_innermost(picture) && shape.c % 32 == 0 && shape.h % 2 == 0 && shape.w % 2 == 0,
+                  "stylegen: winograd takes channels_last pictures of even size");
+  return shape;
 }
+
 template <void (*kernel)(const WinogradParams&)>
-void winograd_to_matrices(Tensor picture, Tensor matrices, int64_t first) {
-  winograd<kernel>(picture, matrices, picture.data_ptr(), matrices.data_ptr(), first);
+void winograd_matrices(Tensor picture, Tensor matrices, int64_t first) {
+  const Shape shape = winograd_shape(picture);
+  const int64_t tiles = matrices.size(1), across = shape.w / 2;
+  STD_TORCH_CHECK(matrices.is_contiguous() && matrices.size(0) == 16 && tiles % across == 0 &&
+                      matrices.size(2) == shape.c && (first + tiles / across) * 2 <= shape.n * shape.h,
+                  "stylegen: winograd takes matrices [16, tiles, C]");
+  kernel({picture.data_ptr(), matrices.data_ptr(), shape, first, tiles / across, dtype_of(picture)});
 }
-void winograd_output(Tensor matrices, Tensor picture, int64_t first) {
-  winograd<cpu::winograd_output>(picture, matrices, matrices.data_ptr(), picture.data_ptr(), first);
+
+Tensor winograd_conv2d(Tensor x, Tensor u) {
+  const Shape shape = winograd_shape(x);
+  STD_TORCH_CHECK(u.is_contiguous() && u.dim() == 3 && u.size(0) == 16 && u.size(1) % 32 == 0 &&
+                      u.size(2) == shape.c && u.scalar_type() == x.scalar_type(),
+                  "stylegen: winograd takes weights [16, out, in] of the picture's dtype");
+  Tensor y = allocate(x, {shape.n, u.size(1), shape.h, shape.w}, true);
+  cpu::winograd_conv({x.data_ptr(), u.data_ptr(), y.data_ptr(), shape, u.size(1), dtype_of(x)});
+  return y;
 }
 
 template <class Device>
@@ -255,9 +265,9 @@ void register_kernels(torch::stable::detail::StableLibrary& library) {
 STABLE_TORCH_LIBRARY_IMPL(stylegen, CPU, library) {
   using namespace stylegen;
   register_kernels<Cpu>(library);
-  library.impl("winograd_input", TORCH_BOX(&winograd_to_matrices<cpu::winograd_input>));
-  library.impl("winograd_output", TORCH_BOX(&winograd_output));
-  library.impl("winograd_spread", TORCH_BOX(&winograd_to_matrices<cpu::winograd_spread>));
+  library.impl("winograd_conv2d", TORCH_BOX(&winograd_conv2d));
+  library.impl("winograd_input", TORCH_BOX(&winograd_matrices<cpu::winograd_input>));
+  library.impl("winograd_spread", TORCH_BOX(&winograd_matrices<cpu::winograd_spread>));
 }
 #if STYLEGEN_WITH_CUDA
 STABLE_TORCH_LIBRARY_IMPL(stylegen, CUDA, library) { stylegen::register_kernels<stylegen::Cuda>(library); }
@@ -278,6 +288,8 @@ PyMODINIT_FUNC PyInit__native() {
 #endif
   PyModule_AddStringConstant(module, "compiler", compiler);
   PyModule_AddStringConstant(module, "isa", stylegen::cpu::isa());
+  PyModule_AddIntConstant(module, "winograd_f32", stylegen::cpu::winograd_pays(stylegen::DType::f32));
+  PyModule_AddIntConstant(module, "winograd_bf16", stylegen::cpu::winograd_pays(stylegen::DType::bf16));
   PyModule_AddStringConstant(module, "cuda_archs", STYLEGEN_CUDA_ARCHS);
   return module;
 }

@@ -1,7 +1,7 @@
-// The transforms of Winograd's convolution F(2x2, 3x3), channels innermost, for the CPU (GPU libraries have their own).
+// Winograd's convolution F(2x2, 3x3), channels innermost, for the CPU (the libraries of GPUs have their own).
 //
-// A picture [n, h, w, c] with even h and w is cut into n * h/2 * w/2 tiles; matrices i = 0..15 hold one number a tile
-// and channel, at i * stride_i + tile * stride_t + channel (in elements).
+// A picture [n, h, w, c] with even h and w is cut into tiles of 2x2 pixels. Transformed, a tile is 16 numbers a
+// channel: matrices [16, tiles, c].
 #pragma once
 #include "types.h"
 
@@ -10,16 +10,25 @@ namespace stylegen {
 struct WinogradParams {
   const void* in;
   void* out;
-  Shape shape;                  // of the picture; channels a multiple of 16
-  int64_t first, rows;          // rows of tiles, counted through all samples; the matrices begin at the first one
-  int64_t stride_i, stride_t;
-  DType dtype;                  // f32 or bf16
+  Shape shape;          // of the picture; channels a multiple of 32
+  int64_t first, rows;  // rows of tiles, counted through all samples
+  DType dtype;          // f32 or bf16
+};
+
+struct WinogradConvParams {
+  const void* x;  // [n, h, w, c]
+  const void* u;  // transformed weights [16, out, c]
+  void* y;        // [n, h, w, out]
+  Shape shape;    // of x
+  int64_t out;    // a multiple of 32, like c
+  DType dtype;    // f32 or bf16, of all three
 };
 
 namespace cpu {
-void winograd_input(const WinogradParams& p);   // matrices = B^T d B of 4x4 neighbourhoods, zero padded
-void winograd_output(const WinogradParams& p);  // picture = A^T m A
-void winograd_spread(const WinogradParams& p);  // matrices = A d A^T of 2x2 tiles: the transpose of winograd_output
+void winograd_conv(const WinogradConvParams& p);  // the whole 3x3 convolution, zero padded
+void winograd_input(const WinogradParams& p);     // matrices = B^T d B of the 4x4 neighbourhoods of the rows' tiles
+void winograd_spread(const WinogradParams& p);    // matrices = A d A^T of the rows' tiles
+bool winograd_pays(DType dtype);                  // whether winograd_conv is fast on this processor
 }  // namespace cpu
 
 }  // namespace stylegen

@@ -6,6 +6,8 @@
 #include "kernels.h"
 #if defined(_MSC_VER) && defined(_M_X64)
 #include <intrin.h>
+#elif defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
 #endif
 
 namespace stylegen {
@@ -38,6 +40,13 @@ int best() {
 #endif
 }
 
+#if defined(__x86_64__) && defined(__GNUC__)
+bool has_amx_bf16() {
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1);
+}
+#endif
+
 int choose() {
   const int level = best();
   if (const char* wish = std::getenv("STYLEGEN_ISA"))
@@ -52,6 +61,17 @@ int level() {
 }
 
 }  // namespace
+
+// Measured on processors with AVX-512; those with AMX multiply bf16 far faster than these kernels do.
+bool winograd_pays(DType dtype) {
+#if defined(__x86_64__) && defined(__GNUC__)
+  if (level() < 2) return false;
+  return dtype == DType::f32 || (__builtin_cpu_supports("avx512bf16") && !has_amx_bf16());
+#else
+  (void)dtype;
+  return false;
+#endif
+}
 
 const char* isa() { return kNames[level()]; }
 
@@ -78,7 +98,7 @@ void adain_forward(const AdainParams& p) { STYLEGEN_DISPATCH(adain_forward(p)) }
 void adain_backward(const AdainParams& p) { STYLEGEN_DISPATCH(adain_backward(p)) }
 void pixel_norm(const PixelNormParams& p) { STYLEGEN_DISPATCH(pixel_norm(p)) }
 void winograd_input(const WinogradParams& p) { STYLEGEN_DISPATCH(winograd_input(p)) }
-void winograd_output(const WinogradParams& p) { STYLEGEN_DISPATCH(winograd_output(p)) }
+void winograd_conv(const WinogradConvParams& p) { STYLEGEN_DISPATCH(winograd_conv(p)) }
 void winograd_spread(const WinogradParams& p) { STYLEGEN_DISPATCH(winograd_spread(p)) }
 
 }  // namespace cpu

@@ -17,7 +17,7 @@
   void adain_backward(const AdainParams& p);                                                               \
   void pixel_norm(const PixelNormParams& p);                                                               \
   void winograd_input(const WinogradParams& p);                                                            \
-  void winograd_output(const WinogradParams& p);                                                           \
+  void winograd_conv(const WinogradConvParams& p);                                                         \
   void winograd_spread(const WinogradParams& p);                                                           \
   }                                                                                                        \
   }                                                                                                        \

@@ -11,7 +11,9 @@ namespace {
 using V = Vec<float>;
 constexpr int kWidth = kLanes<float>;
 
-// Columns of the 1-D transforms: B^T (4 -> 4), A^T (4 -> 2) and A (2 -> 4), as in Lavin and Gray 2016, equation 9.
+// ---- transforms ----
+
+// One axis of B^T (4 -> 4), A^T (4 -> 2) and A (2 -> 4), as in Lavin and Gray 2016, equation 9.
 STYLEGEN_INLINE void input_transform(const V* d, V* v) {
   v[0] = d[0] - d[2];
   v[1] = d[1] + d[2];
@@ -42,68 +44,200 @@ STYLEGEN_INLINE void both_axes(const V (&in)[a][a], V (&out)[b][b], const Transf
   }
 }
 
-// body(tile, n, y, x, channel) for every vector of every tile of the rows, (y, x) being the tile's first pixel.
-template <class Body>
-void each_tile(const WinogradParams& p, const Body& body) {
-  const int64_t across = p.shape.w / 2, down = p.shape.h / 2;
-  parallel(p.rows, 1 + 16384 / (across * p.shape.c), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; row++)
-      for (int64_t j = 0; j < across; j++)
-        for (int64_t c = 0; c < p.shape.c; c += kWidth)
-          body(row * across + j, (p.first + row) / down, (p.first + row) % down * 2, j * 2, c);
-  });
-}
+// The tiles of a picture, counted through all samples.
+struct Tiles {
+  const Shape& s;
+  int64_t across = s.w / 2, down = s.h / 2, count = s.n * across * down;
+
+  struct Place {
+    int64_t n, y, x;  // of the first pixel
+  };
+  Place place(int64_t tile) const {
+    const int64_t row = tile / across;
+    return {row / down, row % down * 2, tile % across * 2};
+  }
+};
 
 template <class T>
-STYLEGEN_INLINE T* pixel(T* picture, const Shape& s, int64_t n, int64_t y, int64_t x, int64_t c) {
-  return picture + ((n * s.h + y) * s.w + x) * s.c + c;
+STYLEGEN_INLINE T* pixel(T* picture, const Shape& s, int64_t n, int64_t y, int64_t x) {
+  return picture + ((n * s.h + y) * s.w + x) * s.c;
 }
 
-template <class T, int pad, int size, class Transform>
-void to_matrices(const WinogradParams& p, const Transform& transform) {
-  const T* picture = static_cast<const T*>(p.in);
-  T* matrices = static_cast<T*>(p.out);
-  const Shape s = p.shape;
-  each_tile(p, [&](int64_t tile, int64_t n, int64_t y, int64_t x, int64_t c) {
+// Writes a tile's 16 rows of channels, `stride` elements apart, from its neighbourhood of size x size pixels.
+template <int pad, int size, class T, class Transform>
+void to_matrices(const T* picture, const Shape& s, Tiles::Place at, T* out, int64_t stride,
+                 const Transform& transform) {
+  const T* from[size][size];
+  for (int i = 0; i < size; i++)
+    for (int j = 0; j < size; j++) {
+      const int64_t y = at.y + i - pad, x = at.x + j - pad;
+      const bool inside = pad == 0 || (y >= 0 && y < s.h && x >= 0 && x < s.w);
+      from[i][j] = inside ? pixel(picture, s, at.n, y, x) : nullptr;
+    }
+  for (int64_t c = 0; c < s.c; c += kWidth) {
     V d[size][size], v[4][4];
     for (int i = 0; i < size; i++)
-      for (int j = 0; j < size; j++) {
-        const int64_t a = y + i - pad, b = x + j - pad;
-        const bool inside = pad == 0 || (a >= 0 && a < s.h && b >= 0 && b < s.w);
-        d[i][j] = inside ? widen(pixel(picture, s, n, a, b, c)) : V{};
-      }
+      for (int j = 0; j < size; j++) d[i][j] = from[i][j] ? widen(from[i][j] + c) : V{};
     both_axes<size, 4>(d, v, transform);
-    T* out = matrices + tile * p.stride_t + c;
-    for (int i = 0; i < 16; i++) store(out + i * p.stride_i, v[i / 4][i % 4]);
+    for (int i = 0; i < 16; i++) store(out + i * stride + c, v[i / 4][i % 4]);
+  }
+}
+
+template <int pad, int size, class T, class Transform>
+void all_to_matrices(const WinogradParams& p, const Transform& transform) {
+  const Tiles tiles{p.shape};
+  const int64_t first = p.first * tiles.across, count = p.rows * tiles.across;
+  parallel(count, 1 + 16384 / p.shape.c, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; t++)
+      to_matrices<pad, size>(static_cast<const T*>(p.in), p.shape, tiles.place(first + t),
+                             static_cast<T*>(p.out) + t * p.shape.c, count * p.shape.c, transform);
   });
 }
 
+// ---- matrix products: kRows tiles by kColumns channels out, in registers ----
+
+#if defined(__AVX512F__)
+constexpr int kRows = 14;
+#else
+constexpr int kRows = 6;
+#endif
+constexpr int kColumns = 2 * kWidth;
+
+// m [kRows, kColumns] = v [kRows, channels] @ u [channels, kColumns]
+STYLEGEN_INLINE void multiply(const float* v, const float* u, float* m, int64_t channels) {
+  V sums[kRows][2] = {};
+  for (int64_t c = 0; c < channels; c++) {
+    const V left = widen(u + c * kColumns), right = widen(u + c * kColumns + kWidth);
+    for (int r = 0; r < kRows; r++) {
+      const float factor = v[r * channels + c];
+      sums[r][0] = sums[r][0] + left * factor;
+      sums[r][1] = sums[r][1] + right * factor;
+    }
+  }
+  for (int r = 0; r < kRows; r++)
+    for (int i = 0; i < 2; i++) store(m + r * kColumns + i * kWidth, sums[r][i]);
+}
+
+#if defined(__AVX512F__) && defined(__GNUC__)
+// The same with two products in one instruction; u holds pairs of channels side by side.
+__attribute__((target("avx512bf16"))) void multiply(const bfloat16* v, const bfloat16* u, float* m, int64_t channels) {
+  __m512 sums[kRows][2] = {};
+  for (int64_t c = 0; c < channels; c += 2) {
+    const __m512bh left = (__m512bh)_mm512_loadu_si512(u + c * kColumns);
+    const __m512bh right = (__m512bh)_mm512_loadu_si512(u + c * kColumns + 2 * kWidth);
+    for (int r = 0; r < kRows; r++) {
+      int32_t pair;
+      std::memcpy(&pair, v + r * channels + c, sizeof pair);
+      const __m512bh factors = (__m512bh)_mm512_set1_epi32(pair);
+      sums[r][0] = _mm512_dpbf16_ps(sums[r][0], left, factors);
+      sums[r][1] = _mm512_dpbf16_ps(sums[r][1], right, factors);
+    }
+  }
+  for (int r = 0; r < kRows; r++)
+    for (int i = 0; i < 2; i++) _mm512_storeu_ps(m + r * kColumns + i * kWidth, sums[r][i]);
+}
+#else
+// Correct where it is not fast: see winograd_pays.
+inline void multiply(const bfloat16* v, const bfloat16* u, float* m, int64_t channels) {
+  for (int r = 0; r < kRows; r++)
+    for (int k = 0; k < kColumns; k++) {
+      float sum = 0;
+      for (int64_t c = 0; c < channels; c++)
+        sum += bit_cast<float>(int32_t(v[r * channels + c].bits) << 16) *
+               bit_cast<float>(int32_t(u[(c / 2) * 2 * kColumns + 2 * k + c % 2].bits) << 16);
+      m[r * kColumns + k] = sum;
+    }
+}
+#endif
+
+// u [16, out, channels] as panels [16, out / kColumns, channels, kColumns], for bf16 with pairs of channels side by
+// side.
 template <class T>
-void to_picture(const WinogradParams& p) {
-  const T* matrices = static_cast<const T*>(p.in);
-  T* picture = static_cast<T*>(p.out);
-  each_tile(p, [&](int64_t tile, int64_t n, int64_t y, int64_t x, int64_t c) {
-    V m[4][4], d[2][2];
-    const T* in = matrices + tile * p.stride_t + c;
-    for (int i = 0; i < 16; i++) m[i / 4][i % 4] = widen(in + i * p.stride_i);
-    both_axes<4, 2>(m, d, output_transform);
-    for (int i = 0; i < 4; i++) store(pixel(picture, p.shape, n, y + i / 2, x + i % 2, c), d[i / 2][i % 2]);
+void pack(const T* u, T* panels, int64_t out, int64_t channels) {
+  constexpr int together = sizeof(T) == 2 ? 2 : 1;
+  parallel(16 * out / kColumns, 1 + 16384 / (channels * kColumns), [&](int64_t begin, int64_t end) {
+    for (int64_t panel = begin; panel < end; panel++)
+      for (int64_t c = 0; c < channels; c += together)
+        for (int k = 0; k < kColumns; k++)
+          for (int i = 0; i < together; i++)
+            panels[(panel * channels + c) * kColumns + k * together + i] = u[(panel * kColumns + k) * channels + c + i];
   });
 }
+
+// ---- the convolution ----
+
+template <class T>
+class Conv {
+ public:
+  explicit Conv(const WinogradConvParams& p)
+      : p_(p), tiles_{p.shape}, panels_(16 * p.out * p.shape.c), block_(block(tiles_.count, p.shape.c)) {}
+
+  void run() {
+    pack(static_cast<const T*>(p_.u), panels_.get(), p_.out, p_.shape.c);
+    parallel(divide_up(tiles_.count, block_), 1, [&](int64_t begin, int64_t end) {
+      Buffer<T> v(16 * block_ * p_.shape.c);
+      Buffer<float> m(16 * block_ * kColumns);
+      std::memset(v.get(), 0, sizeof(T) * static_cast<size_t>(16 * block_ * p_.shape.c));
+      for (int64_t i = begin; i < end; i++) one_block(i * block_, v.get(), m.get());
+    });
+  }
+
+ private:
+  // Tiles at a time: their transform should stay in a core's second-level cache, and every core should get some.
+  static int64_t block(int64_t tiles, int64_t channels) {
+    const int64_t fits = (int64_t(768) << 10) / (16 * channels * static_cast<int64_t>(sizeof(T)));
+    const int64_t share = divide_up(tiles, num_threads());
+    return larger<int64_t>(1, smaller(divide_up(share, kRows), fits / kRows)) * kRows;
+  }
+
+  void one_block(int64_t first, T* v, float* m) const {
+    const int64_t channels = p_.shape.c, count = smaller(block_, tiles_.count - first), rows = divide_up(count, kRows);
+    for (int64_t t = 0; t < count; t++)
+      to_matrices<1, 4>(static_cast<const T*>(p_.x), p_.shape, tiles_.place(first + t), v + t * channels,
+                        block_ * channels, input_transform);
+    for (int64_t panel = 0; panel < p_.out / kColumns; panel++) {
+      for (int64_t i = 0; i < 16; i++) {
+        const T* u = panels_.get() + (i * (p_.out / kColumns) + panel) * channels * kColumns;
+        for (int64_t r = 0; r < rows; r++) {
+          const int64_t row = i * block_ + r * kRows;
+          multiply(v + row * channels, u, m + row * kColumns, channels);
+        }
+      }
+      for (int64_t t = 0; t < count; t++) put(tiles_.place(first + t), m + t * kColumns, panel * kColumns);
+    }
+  }
+
+  void put(Tiles::Place at, const float* m, int64_t channel) const {
+    Shape s = p_.shape;
+    s.c = p_.out;
+    for (int k = 0; k < kColumns; k += kWidth) {
+      V in[4][4], d[2][2];
+      for (int i = 0; i < 16; i++) in[i / 4][i % 4] = widen(m + i * block_ * kColumns + k);
+      both_axes<4, 2>(in, d, output_transform);
+      for (int i = 0; i < 4; i++)
+        store(pixel(static_cast<T*>(p_.y), s, at.n, at.y + i / 2, at.x + i % 2) + channel + k, d[i / 2][i % 2]);
+    }
+  }
+
+  const WinogradConvParams& p_;
+  const Tiles tiles_;
+  Buffer<T> panels_;
+  const int64_t block_;
+};
 
 }  // namespace
 
-void winograd_input(const WinogradParams& p) {
-  if (p.dtype == DType::f32) return to_matrices<float, 1, 4>(p, input_transform);
-  to_matrices<bfloat16, 1, 4>(p, input_transform);
+void winograd_conv(const WinogradConvParams& p) {
+  if (p.dtype == DType::f32) return Conv<float>(p).run();
+  Conv<bfloat16>(p).run();
 }
-void winograd_output(const WinogradParams& p) {
-  if (p.dtype == DType::f32) return to_picture<float>(p);
-  to_picture<bfloat16>(p);
+void winograd_input(const WinogradParams& p) {
+  if (p.dtype == DType::f32) return all_to_matrices<1, 4, float>(p, input_transform);
+  all_to_matrices<1, 4, bfloat16>(p, input_transform);
 }
 void winograd_spread(const WinogradParams& p) {
-  if (p.dtype == DType::f32) return to_matrices<float, 0, 2>(p, spread_transform);
-  to_matrices<bfloat16, 0, 2>(p, spread_transform);
+  if (p.dtype == DType::f32) return all_to_matrices<0, 2, float>(p, spread_transform);
+  all_to_matrices<0, 2, bfloat16>(p, spread_transform);
 }
 
 }  // namespace STYLEGEN_ISA
