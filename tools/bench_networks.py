@@ -19,6 +19,7 @@ from torch.utils.flop_counter import flop_registry
 from stylegen import ops, presets
 from stylegen.checkpoint import load_network
 from stylegen.config import Config, size_text
+from stylegen.memory import keep_freed
 from stylegen.networks import build_generator
 from stylegen.precision import choose, prepare
 from stylegen.training.state import fresh
@@ -108,6 +109,7 @@ def peak_mb(task: Generation, variant: str) -> float | None:
 
 
 def _peak_mb(task: Generation, variant: str, threads: int) -> float | None:
+    keep_freed()
     torch.set_num_threads(threads)
     task.call(variant)()
     if torch.device(task.device).type == "cuda":

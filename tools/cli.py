@@ -9,6 +9,7 @@ import click
 
 from stylegen import __version__
 from stylegen.errors import NotFoundError, UserError
+from stylegen.memory import keep_freed
 
 # Command -> (module, which defines a click command of that name; the line that `stylegen --help` shows).
 COMMANDS = {
@@ -87,6 +88,7 @@ def cli() -> None:
 
 def main() -> None:
     """The `stylegen` entry point."""
+    keep_freed()
     warnings.formatwarning = lambda message, *_: f"Warning: {message}\n"  # without Python's file and line
     cli(prog_name="stylegen")
 
