@@ -53,19 +53,16 @@ __device__ __forceinline__ void statistics(Moments<A> (&m)[C::lanes], const T* x
   clear(m);
   A n = 0;
   int64_t last = lanes;
-  for (int at = c.first; at < c.end; at += c.step) {
-    A v[lanes];
-    last = l.plan.whole ? lanes : c.count(l.plan, at);
-    load(v, x + at * c.pitch, l.plan.whole, last);
-    t.move(l, at, last);
-    n += 1;
+  each_point<2>(x, static_cast<const T*>(nullptr), l.plan, c, [&](int at, int64_t count, const auto& v, const auto&) {
+    t.move(l, at, count);
+    n += 1, last = count;
     const A share = 1 / n;
 #pragma unroll
     for (int j = 0; j < lanes; ++j) {
       const A value = t(v[j], j), d = value - m[j].mean;
-      if (j < last) m[j].mean += d * share, m[j].m2 += d * (value - m[j].mean);
+      if (j < count) m[j].mean += d * share, m[j].m2 += d * (value - m[j].mean);
     }
-  }
+  });
 #pragma unroll
   for (int j = 0; j < lanes; ++j) m[j].count = j < last ? n : n - 1;
 }
@@ -78,7 +75,7 @@ __global__ void __launch_bounds__(kThreads, 2) forward_kernel(AdainParams p, Lau
   SHARED_ARRAY(S, scratch, kScratch<lanes>);
   using C = Cursor<lanes, inner>;
   const C c(l.plan);
-  const T* x = static_cast<const T*>(p.x) + c.base;
+  const T* x = static_cast<const T*>(p.x);
   Activation<A, C> t(p, l, c);
   S m[lanes];
   if (l.stage == Stage::apply)
@@ -107,18 +104,15 @@ __global__ void __launch_bounds__(kThreads, 2) forward_kernel(AdainParams p, Lau
 #pragma unroll
     for (int j = 0; j < columns; ++j) scale[j] *= factor[j] + 1;
   }
-#pragma unroll 2
-  for (int at = c.first; at < c.end; at += c.step) {
-    A v[lanes];
-    load(v, x + at * c.pitch, l.plan.whole, c.count(l.plan, at));
-    t.move(l, at, c.count(l.plan, at));
+  each_point<2>(x, static_cast<const T*>(nullptr), l.plan, c, [&](int at, int64_t count, auto& v, const auto&) {
+    t.move(l, at, count);
 #pragma unroll
     for (int j = 0; j < lanes; ++j) {
       const int k = C::column(j);
       v[j] = (t(v[j], j) - mean[k]) * scale[k] + shift[k];
     }
-    store(static_cast<T*>(p.y) + c.base + at * c.pitch, v, l.plan.whole, c.count(l.plan, at));
-  }
+    store(static_cast<T*>(p.y) + c.base + at * c.pitch, v, l.plan.whole, count);
+  });
 }
 
 // With h = (t - mean) rstd and y = h (scale + 1) + shift:
@@ -134,11 +128,11 @@ __global__ void __launch_bounds__(kThreads, 2)
   SHARED_ARRAY(S, scratch, kScratch<lanes>);
   using C = Cursor<lanes, inner>;
   const C c(l.plan);
-  const T *x = static_cast<const T*>(p.x) + c.base, *g = static_cast<const T*>(p.g) + c.base;
+  const T *x = static_cast<const T*>(p.x), *g = static_cast<const T*>(p.g);
   Activation<A, C> t(p, l, c);
   const int64_t row = c.outer * l.plan.channels;
   constexpr int columns = C::columns;
-  A mean[columns], rstd[columns], v[lanes], vg[lanes];
+  A mean[columns], rstd[columns];
   load_channels(mean, static_cast<const A*>(p.mean) + row, l.plan, c, l.whole_channels);
   load_channels(rstd, static_cast<const A*>(p.rstd) + row, l.plan, c, l.whole_channels);
   S s[lanes];  // of g, and of g (t - mean)
@@ -146,17 +140,11 @@ __global__ void __launch_bounds__(kThreads, 2)
     merge_partials(s, partials, l.plan, c);
   } else {
     clear(s);
-    for (int at = c.first; at < c.end; at += c.step) {
-      const int64_t count = c.count(l.plan, at);
-      load(v, x + at * c.pitch, l.plan.whole, count);
-      load(vg, g + at * c.pitch, l.plan.whole, count);
+    each_point<1>(x, g, l.plan, c, [&](int at, int64_t count, const auto& v, const auto& vg) {
       t.move(l, at, count);
 #pragma unroll
-      for (int j = 0; j < lanes; ++j) {
-        s[j].v[0] += vg[j];
-        s[j].v[1] += vg[j] * (t(v[j], j) - mean[C::column(j)]);
-      }
-    }
+      for (int j = 0; j < lanes; ++j) s[j].v[0] += vg[j], s[j].v[1] += vg[j] * (t(v[j], j) - mean[C::column(j)]);
+    });
   }
   block_reduce<C>(s, l.plan, scratch);
   if (l.stage == Stage::statistics) return store_partial(partials, s, l.plan, c);
@@ -178,20 +166,17 @@ __global__ void __launch_bounds__(kThreads, 2)
     slope[j] = s[j].v[1] / A(l.plan.points) * rstd[j] * rstd[j];
   }
   clear(s);  // now of dx, and of dx * noise
-  for (int at = c.first; at < c.end; at += c.step) {
-    const int64_t count = c.count(l.plan, at);
-    load(v, x + at * c.pitch, l.plan.whole, count);
-    load(vg, g + at * c.pitch, l.plan.whole, count);
+  each_point<1>(x, g, l.plan, c, [&](int at, int64_t count, auto& v, const auto& vg) {
     t.move(l, at, count);
 #pragma unroll
     for (int j = 0; j < lanes; ++j) {
       const int k = C::column(j);
       const A u = t.input(v[j], j), dt = factor[k] * (vg[j] - mean_g[k] - (t(v[j], j) - mean[k]) * slope[k]);
       v[j] = u > 0 ? dt : t.alpha * dt;
-      if (l.plan.whole || j < count) s[j].v[0] += v[j], s[j].v[1] += v[j] * t.noise_of(j);
+      if (j < count) s[j].v[0] += v[j], s[j].v[1] += v[j] * t.noise_of(j);
     }
     store(static_cast<T*>(p.dx) + c.base + at * c.pitch, v, l.plan.whole, count);
-  }
+  });
   block_reduce<C>(s, l.plan, scratch);
   if (c.row != 0) return;
   A* to = sums + (blockIdx.y * l.plan.outer + c.outer) * l.plan.channels;

@@ -110,19 +110,21 @@ __global__ void __launch_bounds__(kThreads) bias_act_kernel(BiasActParams p, boo
   for (Position<Index> at(i, channels, inner); i < size; i += stride, at.advance(step, channels, inner)) {
     const Index left = size - i;
     const bool all = whole && left >= n;
-    A b[n], v[n], vg[n] = {}, vgg[n] = {};
-    load(v, x + i, all, left);
-    if (p.order > 0) load(vg, g + i, all, left);
-    if (is_curved && p.order > 1) load(vgg, gg + i, all, left);
+    const Vec<T> vx = fetch(x + i, all, left);
+    Vec<T> vg{}, vgg{};
+    if (p.order > 0) vg = fetch(g + i, all, left);
+    if (is_curved && p.order > 1) vgg = fetch(gg + i, all, left);
+    A b[n], v[n], ag[n], agg[n];
     load_bias(b, p, at, whole_bias);
+    widen(v, vx), widen(ag, vg), widen(agg, vgg);
 #pragma unroll
     for (int j = 0; j < n; ++j) v[j] += b[j];
     if constexpr (is_curved) {
 #pragma unroll 1
-      for (int j = 0; j < n; ++j) shift(v, curved(p, Element<A>{v[0], shift(vg, A(0)), shift(vgg, A(0))}));
+      for (int j = 0; j < n; ++j) shift(v, curved(p, Element<A>{v[0], shift(ag, A(0)), shift(agg, A(0))}));
     } else {
 #pragma unroll
-      for (int j = 0; j < n; ++j) v[j] = straight(p, Element<A>{v[j], vg[j], A(0)});
+      for (int j = 0; j < n; ++j) v[j] = straight(p, Element<A>{v[j], ag[j], A(0)});
     }
     store(static_cast<T*>(p.y) + i, v, all, left);
   }

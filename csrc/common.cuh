@@ -71,20 +71,32 @@ struct alignas(sizeof(T) * n) Vec {
   T v[n];
 };
 
-// n elements at `from` (a multiple of kLanes<T>): in accesses of 16 bytes if `whole`, which promises alignment and that
-// all are there, else one by one, with zeros from `count` on.
-template <class T, int n>
-__device__ __forceinline__ void load(acc_t<T> (&to)[n], const T* from, bool whole, int64_t count) {
-  if (whole) {
+// kLanes<T> elements at `from`: in one access if `whole`, which promises alignment and that all are there, else one by
+// one, with zeros from `count` on. Fetch all that a turn needs before the first use, so that the loads overlap.
+template <class T>
+__device__ __forceinline__ Vec<T> fetch(const T* from, bool whole, int64_t count) {
+  if (whole) return *reinterpret_cast<const Vec<T>*>(from);
+  Vec<T> u;
 #pragma unroll
-    for (int i = 0; i < n; i += kLanes<T>) {
-      const Vec<T> u = *reinterpret_cast<const Vec<T>*>(from + i);
+  for (int j = 0; j < kLanes<T>; ++j) u.v[j] = j < count ? from[j] : T(0.f);
+  return u;
+}
+
+template <class T>
+__device__ __forceinline__ void widen(acc_t<T> (&to)[kLanes<T>], const Vec<T>& from) {
 #pragma unroll
-      for (int j = 0; j < kLanes<T>; ++j) to[i + j] = widen(u.v[j]);
-    }
-  } else {
+  for (int j = 0; j < kLanes<T>; ++j) to[j] = widen(from.v[j]);
+}
+
+// n accumulators, a multiple of kLanes<A>.
+template <class A, int n>
+__device__ __forceinline__ void load(A (&to)[n], const A* from, bool whole, int64_t count) {
+  static_assert(n % kLanes<A> == 0, "full vectors");
 #pragma unroll
-    for (int j = 0; j < n; ++j) to[j] = j < count ? widen(from[j]) : acc_t<T>(0);
+  for (int i = 0; i < n; i += kLanes<A>) {
+    const Vec<A> u = fetch(from + i, whole, count - i);
+#pragma unroll
+    for (int j = 0; j < kLanes<A>; ++j) to[i + j] = u.v[j];
   }
 }
 

@@ -12,18 +12,13 @@ __global__ void __launch_bounds__(kThreads) pixel_norm_kernel(PixelNormParams p,
   constexpr int lanes = kLanes<T>;
   SHARED_ARRAY(S, scratch, kScratch<lanes>);
   const Cursor<lanes, inner> c(plan);
-  const T *x = static_cast<const T*>(p.x) + c.base, *g = p.g ? static_cast<const T*>(p.g) + c.base : nullptr;
-  A v[lanes], vg[lanes];
-  fill(vg, A(0));
+  const T *x = static_cast<const T*>(p.x), *g = static_cast<const T*>(p.g);
   S s[lanes];
   clear(s);
-#pragma unroll 2
-  for (int at = c.first; at < c.end; at += c.step) {
-    load(v, x + at * c.pitch, plan.whole, c.count(plan, at));
-    if (g) load(vg, g + at * c.pitch, plan.whole, c.count(plan, at));
+  each_point<2>(x, g, plan, c, [&](int, int64_t, const auto& v, const auto& vg) {
 #pragma unroll
     for (int j = 0; j < lanes; ++j) s[j].v[0] += v[j] * v[j], s[j].v[1] += vg[j] * v[j];
-  }
+  });
   block_reduce<decltype(c)>(s, plan, scratch);
   A factor[c.columns], share[c.columns];
 #pragma unroll
@@ -31,14 +26,11 @@ __global__ void __launch_bounds__(kThreads) pixel_norm_kernel(PixelNormParams p,
     factor[j] = 1 / sqrt(s[j].v[0] / A(plan.points) + A(p.eps));
     share[j] = s[j].v[1] / A(plan.points) * factor[j] * factor[j];
   }
-#pragma unroll 2
-  for (int at = c.first; at < c.end; at += c.step) {
-    load(v, x + at * c.pitch, plan.whole, c.count(plan, at));
-    if (g) load(vg, g + at * c.pitch, plan.whole, c.count(plan, at));
+  each_point<2>(x, g, plan, c, [&](int at, int64_t count, auto& v, const auto& vg) {
 #pragma unroll
     for (int j = 0; j < lanes; ++j) v[j] = factor[c.column(j)] * (g ? vg[j] - v[j] * share[c.column(j)] : v[j]);
-    store(static_cast<T*>(p.y) + c.base + at * c.pitch, v, plan.whole, c.count(plan, at));
-  }
+    store(static_cast<T*>(p.y) + c.base + at * c.pitch, v, plan.whole, count);
+  });
 }
 
 }  // namespace

@@ -86,6 +86,28 @@ struct Cursor {
   static __device__ constexpr int column(int lane) { return inner ? lane : 0; }
 };
 
+// Calls f(at, count, x there, g there) for each of the thread's points, with `depth` of them in flight; g may be null.
+template <int depth, class T, class C, class F>
+__device__ __forceinline__ void each_point(const T* x, const T* g, const Plan& p, const C& c, F f) {
+  for (int first = c.first; first < c.end; first += depth * c.step) {
+    Vec<T> u[depth], ug[depth];
+#pragma unroll
+    for (int i = 0; i < depth; ++i) {
+      const int at = first + i * c.step;
+      const bool there = i == 0 || at < c.end;
+      u[i] = there ? fetch(x + c.base + at * c.pitch, p.whole, c.count(p, at)) : Vec<T>{};
+      ug[i] = there && g ? fetch(g + c.base + at * c.pitch, p.whole, c.count(p, at)) : Vec<T>{};
+    }
+#pragma unroll
+    for (int i = 0; i < depth; ++i) {
+      const int at = first + i * c.step;
+      acc_t<T> v[C::lanes], vg[C::lanes];
+      widen(v, u[i]), widen(vg, ug[i]);
+      if (i == 0 || at < c.end) f(at, p.whole ? C::lanes : c.count(p, at), v, vg);
+    }
+  }
+}
+
 // What belongs to each of the thread's channels.
 template <class A, class C>
 __device__ __forceinline__ void load_channels(A (&to)[C::columns], const A* from, const Plan& p, const C& c,
@@ -211,13 +233,10 @@ __global__ void __launch_bounds__(kThreads) sum_kernel(const T* v, acc_t<T>* sum
   const Cursor<n, inner> c(p);
   S s[n];
   clear(s);
-#pragma unroll 2
-  for (int at = c.first; at < c.end; at += c.step) {
-    acc_t<T> x[n];
-    load(x, v + c.base + at * c.pitch, p.whole, c.count(p, at));
+  each_point<2>(v, static_cast<const T*>(nullptr), p, c, [&](int, int64_t, const auto& x, const auto&) {
 #pragma unroll
     for (int j = 0; j < n; ++j) s[j].v[0] += x[j];
-  }
+  });
   block_reduce<decltype(c)>(s, p, scratch);
   store_partial(reinterpret_cast<S*>(sums), s, p, c);
 }

@@ -8,8 +8,15 @@ constexpr int kRows = 4;  // output rows (or, with channels innermost, columns) 
 
 template <class T>
 constexpr int kTileThreads = std::min<int>(kThreads, 1024 / kLanes<T>);  // 16-bit types have fewer vectors a tile
+template <class T>
+constexpr int kTileBlocks =
+    (kLanes<T> == 8 ? 512 : 768) / kTileThreads<T>;  // a multiprocessor: what the registers allow
 template <int up>
 constexpr int kTaps = up == 2 ? 5 : 4;  // a filter of up to 4 taps, moved by one where up = 2 and the padding is odd
+
+// How many inputs so many neighbouring outputs need.
+template <int up, int down, int outputs>
+constexpr int kInputs = ((outputs - 1) * down + kTaps<up> - 1) / up + 1;
 
 // What a block of the tiled kernel works on. A "column" is a pixel's column; a tile holds `slab` channels of each pixel
 // with channels innermost, and one channel otherwise.
@@ -29,9 +36,8 @@ __host__ __device__ inline int gapped(int column) { return column + column / 32;
 // gives input i, `width` values side by side.
 template <int up, int down, int rows, int width, class A, class Read>
 __device__ __forceinline__ void correlate(A (&out)[rows][width], const A (&tap)[kTaps<up>], Read read) {
-  constexpr int inputs = ((rows - 1) * down + kTaps<up> - 1) / up + 1;
 #pragma unroll
-  for (int i = 0; i < inputs; ++i) {
+  for (int i = 0; i < kInputs<up, down, rows>; ++i) {
     A v[width];
     read(v, i);
 #pragma unroll
@@ -105,21 +111,21 @@ struct Tile {
       const int x = column + (nhwc ? vector / per_pixel : vector * lanes), c = channel + vector % per_pixel * lanes;
       const int64_t left = x < 0 || x >= p.in.w ? 0 : nhwc ? p.in.c - c : p.in.w - x;
       const T* line = static_cast<const T*>(p.x) + from + (nhwc ? x * p.in.c + c : x);
-      const auto read = [&](A(&v)[lanes], int y) {
-        if (y >= 0 && y < p.in.h && left > 0)
-          load(v, line + y * in_line, t.whole_in, left);
-        else
-          fill(v, A(0));
+      const auto read = [&](int y) {
+        return y >= 0 && y < p.in.h && left > 0 ? fetch(line + y * in_line, t.whole_in, left) : Vec<T>{};
       };
+      Vec<T> in[kInputs<up, down, kRows>];
+      const int y = in_y + row * down / up;
+#pragma unroll
+      for (int i = 0; i < kInputs<up, down, kRows>; ++i) in[i] = read(y + i);
       A out[kRows][lanes], v[lanes];
       clear(out);
-      const int y = in_y + row * down / up;
-      correlate<up, down>(out, tap, [&](A(&v)[lanes], int i) { read(v, y + i); });
+      correlate<up, down>(out, tap, [&](A(&v)[lanes], int i) { widen(v, in[i]); });
       if (up == 1 && down == 1 && p.edge != 0) {
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
-          if (out_y + row + r == 0) read(v, 0), subtract(out[r], A(p.edge), v);
-          if (out_y + row + r == p.out.h - 1) read(v, p.in.h - 1), subtract(out[r], A(p.edge), v);
+          if (out_y + row + r == 0) widen(v, read(0)), subtract(out[r], A(p.edge), v);
+          if (out_y + row + r == p.out.h - 1) widen(v, read(p.in.h - 1)), subtract(out[r], A(p.edge), v);
         }
       }
 #pragma unroll
@@ -202,7 +208,7 @@ struct Tile {
 };
 
 template <class T, int up, int down>
-__global__ void __launch_bounds__(kTileThreads<T>, 768 / kTileThreads<T>) tiled_kernel(UpfirdnParams p, Tiles t) {
+__global__ void __launch_bounds__(kTileThreads<T>, kTileBlocks<T>) tiled_kernel(UpfirdnParams p, Tiles t) {
   DYN_SHARED(acc_t<T>, rows);
   Tile<T, up, down> tile(p, t, rows);
   tile.vertical();
@@ -261,7 +267,7 @@ __global__ void __launch_bounds__(kThreads)
         const T* from = line + xs.at(tx, out_x, p.in.w) * pitch;
         if constexpr (nhwc) {
           A v[lanes];
-          load(v, from, whole_in, p.in.c - first);
+          widen(v, fetch(from, whole_in, p.in.c - first));
 #pragma unroll
           for (int j = 0; j < lanes; ++j) out[j] += weight * v[j];
         } else {
