@@ -38,6 +38,17 @@ def prepare(network: nn.Module, precision: str) -> nn.Module:
     return network
 
 
+def freeze(network: nn.Module) -> nn.Module:
+    """`network` itself, prepared for making pictures only: its kernels are computed once, and nothing has gradients."""
+    network.eval().requires_grad_(False)
+    for parent in network.modules():
+        if dtype := getattr(parent, "compute_dtype", None):
+            for module in parent.modules():
+                if hasattr(module, "freeze"):
+                    module.freeze(dtype)
+    return network
+
+
 def _cpu_multiplies_bf16() -> bool:
     """By the processor's flags, where the system shows them; timing would not choose the same every time."""
     facts = Path("/proc/cpuinfo")

@@ -89,22 +89,22 @@ def generate(
     from stylegen.checkpoint import load_network
     from stylegen.config import resolution_of, size_text
     from stylegen.images import grid as arrange, save_image
-    from stylegen.precision import choose, prepare
+    from stylegen.precision import choose, freeze, prepare
 
     place = pick_device(device)
     G: Any  # of any family
     G, provenance = load_network(network)
-    prepare(G, choose(precision, place))
     size, alpha = choose_stage(G.config, provenance, resolution)
     classes = choose_classes(G.config, provenance, seeds, klass)
     _check_output(suffix, G.config.channels, size, grid, len(seeds))
     if G.config.family != "stylegan":
         style = _unused(style, G.config.family)
+    G = freeze(prepare(G.to(place), choose(precision, place)))
     out.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
     cells, kept = [], []
     with _background() as submit:
-        for part, images, z, w in render(G.to(place), seeds, classes, batch, resolution=size, alpha=alpha, **style):
+        for part, images, z, w in render(G, seeds, classes, batch, resolution=size, alpha=alpha, **style):
             if grid:
                 cells.append(images)
             else:

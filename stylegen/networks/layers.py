@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from stylegen.config import DiscriminatorConfig, GeneratorConfig, resolution_of, size_text
 from stylegen.errors import UserError
-from stylegen.ops import conv2d, down_conv2d, referenced, up_conv2d
+from stylegen.ops import conv2d, down_conv2d, down_kernel, referenced, up_conv2d, up_kernel
 
 Resolution = int | tuple[int, int] | None
 
@@ -52,14 +52,27 @@ class Conv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(fan_out)) if bias else None
         self.coef = gain / math.sqrt(fan_in * kernel * kernel)
         self.scale, self.blur = scale, blur
+        self.frozen: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = (self.weight * self.coef).to(x.dtype)
+        kernel = self.kernel(x.dtype) if self.frozen is None else self.frozen
         if self.scale == "same":
-            return conv2d(x, weight, padding=weight.shape[-1] // 2)
+            return conv2d(x, kernel, padding=kernel.shape[-1] // 2)
+        return (down_conv2d if self.scale == "down" else up_conv2d)(x, kernel, self.blur)
+
+    def kernel(self, dtype: torch.dtype) -> Tensor:
+        """The weights as the operators take them."""
+        weight = (self.weight * self.coef).to(dtype)
+        if self.scale == "same":
+            return weight
         if self.scale == "down":
-            return down_conv2d(x, weight, self.blur)
-        return up_conv2d(x, weight.flip([2, 3]) if self.scale == "fused_up" else weight, self.blur)
+            return down_kernel(weight)
+        return up_kernel(weight.flip([2, 3]) if self.scale == "fused_up" else weight)
+
+    @torch.no_grad()
+    def freeze(self, dtype: torch.dtype) -> None:
+        """Computes the kernel for inputs of `dtype` once and for all; later changes of the weights have no effect."""
+        self.frozen = self.kernel(dtype).contiguous(memory_format=torch.channels_last)
 
 
 class ToRGB(Conv):
@@ -71,6 +84,9 @@ class ToRGB(Conv):
     def forward(self, x: Tensor) -> Tensor:
         assert self.bias is not None
         return super().forward(x.to(self.weight.dtype)) + self.bias[:, None, None]
+
+    def freeze(self, dtype: torch.dtype) -> None:
+        super().freeze(self.weight.dtype)
 
 
 def features(x: Tensor, dtype: torch.dtype) -> Tensor:

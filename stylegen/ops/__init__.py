@@ -5,7 +5,7 @@ from .bias_act import bias_act
 from .conv import conv2d, conv_transpose2d, input_gradients_only
 from .native import reference, referenced
 from .pixel_norm import pixel_norm
-from .resample import blur2d, down_conv2d, up_conv2d
+from .resample import blur2d, down_conv2d, down_kernel, up_conv2d, up_kernel
 from .upfirdn2d import setup_filter, upfirdn2d
 
 __all__ = [
@@ -15,11 +15,13 @@ __all__ = [
     "conv2d",
     "conv_transpose2d",
     "down_conv2d",
+    "down_kernel",
     "input_gradients_only",
     "pixel_norm",
     "reference",
     "referenced",
     "setup_filter",
     "up_conv2d",
+    "up_kernel",
     "upfirdn2d",
 ]

@@ -19,35 +19,45 @@ from .upfirdn2d import setup_filter, upfirdn2d
 Taps = tuple[float, ...]
 
 
-def down_conv2d(x: Tensor, w: Tensor, blur: Taps = ()) -> Tensor:
-    """`blur`, 3x3 convolution with w [out, in, 3, 3], 2x2 means: [N, in, H, W] -> [N, out, H / 2, W / 2].
+def down_conv2d(x: Tensor, kernel: Tensor, blur: Taps = ()) -> Tensor:
+    """`blur`, 3x3 convolution, 2x2 means: [N, in, H, W] -> [N, out, H / 2, W / 2]; `kernel` is down_kernel(weights).
 
     The blur and the convolution pad with zeros and keep the size; `blur` holds the taps of a separable filter of any
     sum (they are normalised), or nothing.
     """
-    if not _cheap(w):
-        return conv2d(blur2d(x, blur), spread(w) * 0.25, stride=2, padding=1)
+    if kernel.shape[-1] == 4:
+        return conv2d(blur2d(x, blur), kernel, stride=2, padding=1)
     if joint := _joint(blur):
         taps, edge = joint
         x = upfirdn2d(x, _filter(taps, x.device), padding=2, edge=edge)
     else:
         x = upfirdn2d(blur2d(x, blur), _filter((1.0, 1.0), x.device), padding=1)
-    return conv2d(x, w, stride=2)
+    return conv2d(x, kernel, stride=2)
 
 
-def up_conv2d(x: Tensor, w: Tensor, blur: Taps = ()) -> Tensor:
+def up_conv2d(x: Tensor, kernel: Tensor, blur: Taps = ()) -> Tensor:
     """Each pixel twice in both directions, 3x3 convolution, `blur`: [N, in, H, W] -> [N, out, 2 H, 2 W].
 
-    w [out, in, 3, 3] is correlated with the enlarged picture, as in `conv2d`. Padding and `blur` as in `down_conv2d`.
+    `kernel` is up_kernel(weights). Padding and `blur` as in `down_conv2d`.
     """
-    w = w.flip([2, 3]).transpose(0, 1)
-    if not _cheap(w):
-        return blur2d(conv_transpose2d(x, spread(w), stride=2, padding=1), blur)
-    x = conv_transpose2d(x, w, stride=2)
+    if kernel.shape[-1] == 4:
+        return blur2d(conv_transpose2d(x, kernel, stride=2, padding=1), blur)
+    x = conv_transpose2d(x, kernel, stride=2)
     if joint := _joint(blur):
         taps, edge = joint
         return upfirdn2d(x, _filter(taps, x.device), padding=1, edge=edge, gain=4.0)
     return blur2d(upfirdn2d(x, _filter((1.0, 1.0), x.device), gain=4.0), blur)
+
+
+def down_kernel(w: Tensor) -> Tensor:
+    """Weights [out, in, 3, 3] as `down_conv2d` takes them: [out, in, k, k]."""
+    return w if _cheap(w) else spread(w) * 0.25
+
+
+def up_kernel(w: Tensor) -> Tensor:
+    """Weights [out, in, 3, 3], correlated as in `conv2d`, as `up_conv2d` takes them: [in, out, k, k]."""
+    w = w.flip([2, 3]).transpose(0, 1)
+    return w if _cheap(w) else spread(w)
 
 
 def blur2d(x: Tensor, taps: Taps) -> Tensor:
