@@ -16,6 +16,12 @@ GOLDEN = Path(__file__).parent / "golden"
 BIAS_ACT = np.load(GOLDEN / "ops_bias_act.npz")
 UPFIRDN = np.load(GOLDEN / "ops_upfirdn2d.npz")
 
+DTYPES = pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float64, {"atol": 1e-9, "rtol": 1e-9}), (torch.float32, {"atol": 2e-6, "rtol": 2e-6})],
+    ids=["float64", "float32"],
+)
+
 
 @pytest.fixture(autouse=True, params=["kernels", "reference"])
 def path(request):
@@ -34,9 +40,10 @@ def options(case, *names):
     return {name: case[name] for name in names if name in case}
 
 
+@DTYPES
 @pytest.mark.parametrize("case", cases(BIAS_ACT), ids=lambda case: f"{case['i']:02d}-{case['act']}")
-def test_bias_act_golden(case):
-    x, b, gy, v = (torch.from_numpy(BIAS_ACT[key]).requires_grad_() for key in ("x", "b", "gy", "v"))
+def test_bias_act_golden(case, dtype, tolerance):
+    x, b, gy, v = (torch.from_numpy(BIAS_ACT[key]).to(dtype).requires_grad_() for key in ("x", "b", "gy", "v"))
     y = ops.bias_act(x, b if case["use_bias"] else None, **options(case, "act", "alpha", "gain", "clamp"))
     (gx,) = torch.autograd.grad(y, x, gy, create_graph=True)
     found = {"y": y, "gx": gx}
@@ -45,18 +52,19 @@ def test_bias_act_golden(case):
     (ggx,) = torch.autograd.grad((gx * v).sum(), x, allow_unused=True)
     found["ggx"] = torch.zeros_like(x) if ggx is None else ggx
     for key, value in found.items():
-        np.testing.assert_allclose(value.detach().numpy(), BIAS_ACT[f"{case['i']:02d}/{key}"], atol=1e-9, rtol=1e-9)
+        np.testing.assert_allclose(value.detach().numpy(), BIAS_ACT[f"{case['i']:02d}/{key}"], **tolerance)
 
 
+@DTYPES
 @pytest.mark.parametrize("case", cases(UPFIRDN), ids=lambda case: f"{case['i']:02d}-{case['filter']}")
-def test_upfirdn2d_golden(case):
+def test_upfirdn2d_golden(case, dtype, tolerance):
     prefix = f"upfirdn/{case['i']:02d}/"
-    x = torch.from_numpy(UPFIRDN["upfirdn/x"]).requires_grad_()
+    x = torch.from_numpy(UPFIRDN["upfirdn/x"]).to(dtype).requires_grad_()
     f = torch.from_numpy(UPFIRDN[f"{prefix}f"]) if f"{prefix}f" in UPFIRDN.files else None
     y = ops.upfirdn2d(x, f, **options(case, "up", "down", "padding", "flip_filter", "gain"))
-    np.testing.assert_allclose(y.detach().numpy(), UPFIRDN[f"{prefix}y"], atol=1e-9, rtol=1e-9)
-    (gx,) = torch.autograd.grad(y, x, torch.from_numpy(UPFIRDN[f"{prefix}gy"]))
-    np.testing.assert_allclose(gx.numpy(), UPFIRDN[f"{prefix}gx"], atol=1e-9, rtol=1e-9)
+    np.testing.assert_allclose(y.detach().numpy(), UPFIRDN[f"{prefix}y"], **tolerance)
+    (gx,) = torch.autograd.grad(y, x, torch.from_numpy(UPFIRDN[f"{prefix}gy"]).to(dtype))
+    np.testing.assert_allclose(gx.numpy(), UPFIRDN[f"{prefix}gx"], **tolerance)
 
 
 def test_upfirdn2d_separable_equals_its_outer_product():
