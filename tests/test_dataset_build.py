@@ -291,3 +291,11 @@ def test_decompression_bomb_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     result = build_dataset(tmp_path / "in", tmp_path / "out.zip", size=(64, 64))
     assert result.written == 2
     assert [(name, reason.partition(":")[0]) for name, reason in result.skipped] == [("bomb.png", "too large")]
+
+
+def test_the_result_among_the_pictures_is_none_of_them(tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    dest = tmp_path / "all.zip"
+    (tmp_path / "link.png").symlink_to(dest)
+    for _ in range(2):
+        assert not build_dataset(tmp_path, dest).skipped

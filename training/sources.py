@@ -141,7 +141,14 @@ def _array_source(path: Path, arrays: Arrays) -> Source:
 
 
 def _file_source(listing: Listing, leave_out: set[Path]) -> Source:
-    names = [name for name in listing.names if name != LABEL_FILE and (listing.path / name).resolve() not in leave_out]
+    left = {item.name for item in leave_out}
+
+    def is_left_out(name: str) -> bool:
+        path = listing.path / name
+        # Resolving each of many files would take as long as reading its header.
+        return (path.name in left or path.is_symlink()) and path.resolve() in leave_out
+
+    names = [name for name in listing.names if name != LABEL_FILE and (listing.archive or not is_left_out(name))]
     if not names:
         raise UserError(f"{listing.path} holds no files; accepted: {KINDS}")
     likely = _likely_pictures(names)
