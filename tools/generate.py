@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 
+NOISE_MODES = ("const", "random", "none")
 ALL_LAYERS = 1000  # more than any network has
 
 
@@ -42,21 +43,13 @@ class LayersType(click.ParamType):
 @click.option("--trunc", "psi", type=float, default=0.7, show_default=True, help="Truncation psi: 1 none, 0 the mean.")
 @click.option("--trunc-cutoff", "cutoff", type=LayersType(), default=8, show_default=True, help='Or "all".')
 @click.option("--class", "klass", metavar="CLASS", help="Index or name of the class.  [default: seed mod classes]")
-@click.option(
-    "--noise-mode", "noise", type=click.Choice(["const", "random", "none"]), default="const", show_default=True
-)
+@click.option("--noise-mode", "noise", type=click.Choice(NOISE_MODES), default="const", show_default=True)
 @click.option("--resolution", type=SizeType(), help="A level of the network.  [default: the one it is trained to]")
 @click.option("--grid", type=PairType("COLUMNSxROWS", "4x2"), help="One picture, grid.png, instead of one a seed.")
 @click.option("--format", "suffix", type=click.Choice(["png", "webp", "jpg"]), default="png", show_default=True)
 @click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Pictures at a time.")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
-@click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    default="fp32",
-    show_default=True,
-    help="Numbers to compute in; auto: bf16 where the device multiplies it faster, else fp32.",
-)
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Arithmetic.")
 @click.option("--npz", is_flag=True, help="Write latents.npz too: seeds, z, truncated w, classes.")
 def generate(
     network: str,
@@ -110,17 +103,16 @@ def generate(
             else:
                 for seed, image in zip(part, images, strict=True):
                     submit(save_image, image, out / f"seed{seed:04d}.{suffix}")
-            if npz:
-                kept.append((z, w))
+            kept.append((z, w))
     if grid:
         save_image(arrange(torch.cat(cells), *grid), out / f"grid.{suffix}")
     if npz:
         _save_latents(out / "latents.npz", seeds, classes, kept)
-    what = "1 picture" if len(seeds) == 1 else f"{len(seeds)} pictures"
     full = resolution_of(G.config, G.config.levels - 1)
     if size != full and not resolution:
         click.echo(f"Note: the network has grown to {size_text(size)} of {size_text(full)} so far.", err=True)
-    click.echo(f"Wrote {what} of {size_text(size)} to {out} in {time.monotonic() - begin:.1f} s.")
+    what = f"{len(seeds)} picture{'s' * (len(seeds) > 1)} of {size_text(size)}"
+    click.echo(f"Wrote {what} to {out} in {time.monotonic() - begin:.1f} s.")
 
 
 def choose_stage(config: "GeneratorConfig", provenance: dict[str, Any], wanted: Size | None) -> tuple[Size, float]:

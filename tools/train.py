@@ -70,11 +70,7 @@ class GammaType(click.FloatRange):
 @click.option("--cond/--no-cond", default=None, help="Train on the data's labels.  [default: no]")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.  [default: 0]")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
-@click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    help="Numbers to compute in; auto: bf16 where the device multiplies it faster, else fp32.  [default: auto]",
-)
+@click.option("--precision", type=click.Choice(PRECISIONS), help="Arithmetic; auto: bf16 if fast.  [default: auto]")
 @click.option("--workers", type=click.IntRange(min=0), default=2, show_default=True, help="Threads that read pictures.")
 @click.option("--snapshot-kimg", type=POSITIVE, help="How often a network and the state are saved.")
 @click.option("--preview-kimg", type=POSITIVE, help="How often a preview is made.")
