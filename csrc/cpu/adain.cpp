@@ -87,49 +87,54 @@ struct Chunk {
   int64_t pixels, channels;
 };
 
-// `group` pixels with the channels innermost.
-template <class T, int group, bool Stream, class Op>
-STYLEGEN_INLINE void pixels_of_channels(const Op& op, const Chunk<T> k, int64_t pixel) {
+// A vector of channels of `n` pixels from `pixel` on; `load`, `save` and `put` read all, write sums, and write pixels.
+template <class T, class Op, class Load, class Save, class Put>
+STYLEGEN_INLINE void column(const Op& op, const Chunk<T>& k, int64_t c, int64_t pixel, int64_t n, const Load& load,
+                            const Save& save, const Put& put) {
   using A = acc_t<T>;
-  Vec<A> noise[group] = {};
-  if (k.noise)
-    for (int j = 0; j < group; j++) noise[j] = splat(k.noise[pixel + j]);
-  const int64_t base = pixel * k.channels;
-  const auto columns = [&](int64_t c, auto read, auto write, auto stream) {
-    Lane<A> v;
-    for (int i = 0; i < kParams; i++) v.param[i] = read(k.param[i] + c);
-    Vec<A> s = {}, q = {};
-    for (int j = 0; j < group; j++) {
-      const int64_t at = base + j * k.channels + c;
-      v.x = read(k.x + at);
-      if (Op::reads_g) v.g = read(k.g + at);
-      v.noise = noise[j];
-      const Vec<A> result = op(v, s, q);
-      if constexpr (Op::writes) stream(k.y + at, result);
-    }
-    if constexpr (Op::sums) {
-      write(k.s + c, read(k.s + c) + s);
-      write(k.q + c, read(k.q + c) + q);
-    }
+  constexpr int unroll = 4;
+  const int64_t stride = k.channels, base = pixel * stride + c, step = k.noise ? 1 : 0;
+  const T *x = k.x + base, *g = k.g + (Op::reads_g ? base : 0);
+  T* y = k.y + (Op::writes ? base : 0);
+  const A silence = 0, *noise = k.noise ? k.noise + pixel : &silence;
+  Lane<A> v;
+  for (int i = 0; i < kParams; i++) v.param[i] = load(k.param[i] + c);
+  Vec<A> s[unroll] = {}, q[unroll] = {};
+  const auto one = [&](int64_t i, int j) {
+    v.x = load(x + i * stride);
+    if constexpr (Op::reads_g) v.g = load(g + i * stride);
+    v.noise = splat(noise[i * step]);
+    const Vec<A> result = op(v, s[j], q[j]);
+    if constexpr (Op::writes) put(y + i * stride, result);
   };
-  const int64_t whole = k.channels / kLanes<A> * kLanes<A>, rest = k.channels - whole;
-  for (int64_t c = 0; c < whole; c += kLanes<A>)
-    columns(
-        c, [](auto* p) { return widen(p); }, [](A* p, Vec<A> v) { store(p, v); },
-        [](T* p, Vec<A> v) { store<T, Stream>(p, v); });
-  if (rest)
-    columns(
-        whole, [&](auto* p) { return widen(p, rest); }, [&](A* p, Vec<A> v) { store(p, v, rest); },
-        [&](T* p, Vec<A> v) { store(p, v, rest); });
+  int64_t i = 0;
+  for (; i + unroll <= n; i += unroll)
+    for (int j = 0; j < unroll; j++) one(i + j, j);
+  for (; i < n; i++) one(i, 0);
+  if constexpr (Op::sums) {
+    save(k.s + c, load(k.s + c) + ((s[0] + s[1]) + (s[2] + s[3])));
+    save(k.q + c, load(k.q + c) + ((q[0] + q[1]) + (q[2] + q[3])));
+  }
 }
 
+// Pixels with the channels innermost, in tiles that stay in the L1 cache.
 template <class T, bool Stream, class Op>
 void channels_innermost(const Op operation, const Chunk<T> k) {
+  using A = acc_t<T>;
   const Op op = operation;
-  constexpr int group = 8;
-  int64_t pixel = 0;
-  for (; pixel + group <= k.pixels; pixel += group) pixels_of_channels<T, group, Stream>(op, k, pixel);
-  for (; pixel < k.pixels; pixel++) pixels_of_channels<T, 1, Stream>(op, k, pixel);
+  const int64_t whole = k.channels / kLanes<A> * kLanes<A>, rest = k.channels - whole;
+  const int64_t tile = larger<int64_t>(8, 2048 / k.channels);
+  for (int64_t pixel = 0; pixel < k.pixels; pixel += tile) {
+    const int64_t n = smaller(tile, k.pixels - pixel);
+    for (int64_t c = 0; c < whole; c += kLanes<A>)
+      column(
+          op, k, c, pixel, n, [](auto* p) { return widen(p); }, [](A* p, Vec<A> v) { store(p, v); },
+          [](T* p, Vec<A> v) { store<T, Stream>(p, v); });
+    if (rest)
+      column(
+          op, k, whole, pixel, n, [&](auto* p) { return widen(p, rest); }, [&](A* p, Vec<A> v) { store(p, v, rest); },
+          [&](T* p, Vec<A> v) { store(p, v, rest); });
+  }
 }
 
 // Pixels of one channel.
@@ -193,7 +198,8 @@ class Epilogue {
         shift(units * channels),
         tilt(units * channels),
         partial(units * chunks * 2 * channels),
-        stream(units * pixels * channels * static_cast<int64_t>(sizeof(T)) >= kStreamBytes) {
+        stream((sizeof(T) > 2 || channels <= kLanes<A>) &&
+               units * pixels * channels * static_cast<int64_t>(sizeof(T)) >= kStreamBytes) {
     for (int64_t c = 0; c < p.shape.c; c++) zeros[c] = 0;
     const void* out = p.g ? p.dx : p.y;
     stream = stream && reinterpret_cast<uintptr_t>(out) % (last ? kStored<T> : sizeof(T)) == 0 &&

@@ -1,7 +1,7 @@
 #include "../upfirdn2d.h"
 
 #include "parallel.h"
-#include "vec.h"
+#include "upfirdn2d_rows.h"
 
 // An output row is made from the few input rows below its taps: first their weighted sum, a row of acc_t as wide as the
 // input (in chunks, which stay in the L1 cache), then the taps along x. Neighbouring output rows find their input in
@@ -13,8 +13,6 @@ namespace stylegen {
 namespace cpu {
 namespace STYLEGEN_ISA {
 namespace {
-
-constexpr int64_t kChunk = 2048;  // elements of the row sum before the taps along x follow
 
 // Which input pixels and taps make output `o` along one axis:
 // out[o] = sum over m < count of taps[tap + m * up] * in[first + m].
@@ -33,82 +31,6 @@ Span span(int64_t o, int up, int down, int64_t pad, int taps) {
   const int64_t start = o * down - pad;
   const int tap = static_cast<int>(((-start) % up + up) % up);
   return {(start + tap) / up, tap, tap < taps ? static_cast<int>(divide_up(taps - tap, up)) : 0};
-}
-
-// out = or += the sum of `count` <= 4 rows.
-template <class T, int count, bool add>
-void sum_rows(const T* const* rows, const acc_t<T>* weights, acc_t<T>* out, int64_t n) {
-  using A = acc_t<T>;
-  Vec<A> weight[count];
-  const T* row[count];  // copies: the compiler must assume that a store changes what `rows` points to
-  for (int k = 0; k < count; k++) weight[k] = splat(weights[k]), row[k] = rows[k];
-  const auto total = [&](auto load, Vec<A> before) {
-    Vec<A> sum = add ? before + load(row[0]) * weight[0] : load(row[0]) * weight[0];
-    for (int k = 1; k < count; k++) sum = sum + load(row[k]) * weight[k];
-    return sum;
-  };
-  int64_t i = 0;
-  for (; i + kLanes<A> <= n; i += kLanes<A>)
-    store(out + i, total([&](const T* p) { return widen(p + i); }, add ? widen(out + i) : Vec<A>{}));
-  if (const int64_t rest = n - i)
-    store(out + i, total([&](const T* p) { return widen(p + i, rest); }, widen(out + i, rest)), rest);
-}
-
-template <class T>
-void sum_rows(int count, const T* const* rows, const acc_t<T>* weights, acc_t<T>* out, int64_t n) {
-  using Kernel = void (*)(const T* const*, const acc_t<T>*, acc_t<T>*, int64_t);
-  constexpr Kernel set[] = {sum_rows<T, 1, false>, sum_rows<T, 2, false>, sum_rows<T, 3, false>, sum_rows<T, 4, false>};
-  constexpr Kernel add[] = {sum_rows<T, 1, true>, sum_rows<T, 2, true>, sum_rows<T, 3, true>, sum_rows<T, 4, true>};
-  if (count == 0) std::memset(out, 0, static_cast<size_t>(n) * sizeof(*out));
-  for (int k = 0; k < count; k += 4) (k ? add : set)[smaller(count - k, 4) - 1](rows + k, weights + k, out, n);
-}
-
-// y[i] = sum over m < count of taps[m * step] * v[i + m * stride]; `fixed` is count where the compiler knows it, or 0.
-template <class T, int fixed, bool Stream>
-STYLEGEN_INLINE void convolve(int count, const acc_t<T>* v, const acc_t<T>* taps, int step, int64_t stride, T* y,
-                              int64_t n) {
-  using A = acc_t<T>;
-  Vec<A> tap[fixed ? fixed : 1];
-  for (int m = 0; m < fixed; m++) tap[m] = splat(taps[m * step]);
-  const auto weigh = [&](auto load) {
-    if constexpr (fixed > 0) {
-      Vec<A> total = load(0) * tap[0];
-      for (int m = 1; m < fixed; m++) total = total + load(m * stride) * tap[m];
-      return total;
-    } else {
-      Vec<A> total = {};
-      for (int m = 0; m < count; m++) total = total + load(m * stride) * taps[m * step];
-      return total;
-    }
-  };
-  const auto part = [&](int64_t i, int64_t some) {
-    store(y + i, weigh([&](int64_t offset) { return widen(v + i + offset, some); }), some);
-  };
-  int64_t i = 0;
-  if (Stream) {
-    i = smaller(n, until_aligned(y));
-    if (i) part(0, i);
-  }
-  for (; i + kLanes<A> <= n; i += kLanes<A>)
-    store<T, Stream>(y + i, weigh([&](int64_t offset) { return widen(v + i + offset); }));
-  if (i < n) part(i, n - i);
-}
-
-template <class T, bool Stream>
-STYLEGEN_INLINE void convolve(int count, const acc_t<T>* v, const acc_t<T>* taps, int step, int64_t stride, T* y,
-                              int64_t n) {
-  switch (count) {
-    case 1:
-      return convolve<T, 1, Stream>(1, v, taps, step, stride, y, n);
-    case 2:
-      return convolve<T, 2, Stream>(2, v, taps, step, stride, y, n);
-    case 3:
-      return convolve<T, 3, Stream>(3, v, taps, step, stride, y, n);
-    case 4:
-      return convolve<T, 4, Stream>(4, v, taps, step, stride, y, n);
-    default:
-      return convolve<T, 0, Stream>(count, v, taps, step, stride, y, n);
-  }
 }
 
 template <class T>
@@ -139,15 +61,19 @@ class Filter {
   template <bool Stream>
   void run(int64_t first, int64_t last) const {
     const int64_t width = (high - low) * inner;
-    const Buffer<A> sums(width), total(larger(row_size(), inner));
+    const Buffer<A> sums(width), total(2 * larger(row_size(), inner));
     const Buffer<const T*> sources(p.kh + 2);
     const Buffer<A> weights(p.kh + 2);
+    const Buffer<A> block(kRows * (block_chunk() + p.kw * inner));
     std::memset(sums.get(), 0, static_cast<size_t>(width) * sizeof(A));  // the padding stays zero
     for (int64_t row = first; row < last; row++) {
-      const Scratch s = {sums.get(), total.get(), sources.get(), weights.get()};
+      const Scratch s = {sums.get(), total.get(), sources.get(), weights.get(), block.get()};
       const T* x = static_cast<const T*>(p.x) + row / p.out.h * p.in.h * p.in.w * inner;
       T* y = static_cast<T*>(p.y) + row * row_size();
-      if (p.fy)
+      if (row % p.out.h + kRows <= p.out.h && row + kRows <= last && alike(row % p.out.h)) {
+        rows_together<Stream>(x, y, row % p.out.h, s);
+        row += kRows - 1;
+      } else if (p.fy)
         separable<Stream>(x, y, row % p.out.h, s);
       else
         general(x, y, row % p.out.h, s);
@@ -160,7 +86,45 @@ class Filter {
     A *sums, *total;
     const T** sources;
     A* weights;
+    A* block;  // [kRows, block_chunk() + kw * inner]
   };
+
+  // Whether kRows rows from `oy` on have the same taps: none of them beyond the picture or corrected at its edge.
+  bool alike(int64_t oy) const {
+    const int64_t top = oy - p.pad_y, right = p.out.w - p.in.w + p.kw - 1 - p.pad_x;
+    const bool edge_in_reach = p.pad_x >= 0 && p.pad_x < p.kw && right >= 0 && right < p.kw;
+    return flat && p.fy && p.up_y == 1 && p.down_y == 1 && (p.kh == 3 || p.kh == 4) && top >= 0 &&
+           top + p.kh + kRows - 1 <= p.in.h && (p.edge == 0 || (edge_in_reach && oy > 0 && oy + kRows < p.out.h));
+  }
+
+  int64_t block_chunk() const { return larger<int64_t>(1, kChunk / 2 / inner) * inner; }  // whole pixels
+
+  template <bool Stream>
+  void rows_together(const T* x, T* y, int64_t oy, const Scratch& s) const {
+    const int64_t chunk = block_chunk(), halo = (p.kw - 1) * inner, pitch = chunk + p.kw * inner;
+    const int64_t shift = -(spans[0].begin + low * inner);  // where the picture's row begins in the first block
+    const T* top = x + (oy - p.pad_y) * p.in.w * inner;
+    for (int k = 0; k < p.kh; k++) s.weights[k] = A(p.fy[k]) * A(p.gain);
+    for (int64_t e = 0; e < row_size(); e += chunk) {
+      const int64_t n = smaller(chunk, row_size() - e), old = e ? halo : 0;  // the halo of the block before is kept
+      const int64_t from = e + old - shift, to = e + n + halo - shift;       // elements of the input row
+      const int64_t begin = smaller(larger<int64_t>(from, 0), to), end = larger(begin, smaller(to, p.in.w * inner));
+      for (int r = 0; r < kRows; r++) {
+        A* row = s.block + r * pitch;
+        if (e) std::memmove(row, row + chunk, static_cast<size_t>(halo) * sizeof(A));
+        std::memset(row + old, 0, static_cast<size_t>(begin - from) * sizeof(A));
+        std::memset(row + old + end - from, 0, static_cast<size_t>(to - end) * sizeof(A));
+      }
+      A* into = s.block + old + begin - from;
+      const auto sum = p.kh == 3 ? sum_block<T, 3> : sum_block<T, 4>;
+      sum(top + begin, p.in.w * inner, s.weights, into, pitch, end - begin);
+      for (int r = 0; r < kRows; r++) {
+        Scratch one = s;
+        one.sums = s.block + r * pitch - e - spans[0].begin;
+        flat_part<Stream>(one, y + r * row_size(), e, e + n);
+      }
+    }
+  }
 
   // The input rows below output row `oy` and their weights, gain included.
   int below(const T* x, int64_t oy, const Scratch& s) const {
@@ -197,6 +161,7 @@ class Filter {
   int64_t emit(const Scratch& s, T* y, int64_t done, int64_t limit) const {
     const int64_t total = row_size();
     if (!flat) {
+      if (inner == 1) return limit == INT64_MAX ? one_channel(s, y) : 0;
       int64_t o = done / inner;
       for (; o < p.out.w && spans[o].end <= limit; o++) {
         const Reach at = spans[o];
@@ -210,14 +175,45 @@ class Filter {
     }
     const int64_t reach = spans[0].begin + (p.kw - 1) * inner;
     const int64_t stop = limit == INT64_MAX ? total : larger(done, smaller(total, (limit - reach) / 64 * 64));
-    const int64_t margin = p.edge != 0 ? inner : 0;
+    flat_part<Stream>(s, y, done, stop);
+    return stop;
+  }
+
+  // Outputs [done, stop) of a row without up- or downsampling along x.
+  template <bool Stream>
+  void flat_part(const Scratch& s, T* y, int64_t done, int64_t stop) const {
+    const int64_t total = row_size(), margin = p.edge != 0 ? inner : 0;
     const int64_t from = larger(done, margin), to = smaller(stop, total - margin);
     if (from < to) convolve<T, Stream>(p.kw, s.sums + spans[0].begin + from, taps.get(), 1, inner, y + from, to - from);
-    if (margin && stop == total) {
-      edge_pixel(s, y, 0);
-      edge_pixel(s, y, p.out.w - 1);
+    if (margin && done == 0 && stop > 0) edge_pixel(s, y, 0);
+    if (margin && stop == total && (p.out.w > 1 || done > 0)) edge_pixel(s, y, p.out.w - 1);
+  }
+
+  // A row of one channel. Every `phases`-th output has the same taps, and its inputs are `step` apart.
+  int64_t one_channel(const Scratch& s, T* y) const {
+    int phases = p.up_x, step = p.down_x;
+    for (int k = 2; k <= phases; k++)
+      while (phases % k == 0 && step % k == 0) phases /= k, step /= k;
+    A* of_phase = s.total + p.out.w;
+    for (int64_t o = 0; o < smaller<int64_t>(phases, p.out.w); o++) {
+      const int64_t n = divide_up(p.out.w - o, phases);
+      std::memset(of_phase, 0, static_cast<size_t>(n) * sizeof(A));
+      for (int m = 0; m < spans[o].count; m++) {
+        const A* v = s.sums + spans[o].begin + m;
+        const A tap = taps[spans[o].tap + m * p.up_x];
+        step == 1   ? add_scaled(of_phase, v, tap, 1, n)
+        : step == 2 ? add_scaled(of_phase, v, tap, 2, n)
+                    : add_scaled(of_phase, v, tap, step, n);
+      }
+      for (int64_t t = 0; t < n; t++) s.total[o + t * phases] = of_phase[t];
     }
-    return stop;
+    copy(s.total, y, p.out.w);
+    return p.out.w;
+  }
+
+  STYLEGEN_INLINE static void add_scaled(A* STYLEGEN_RESTRICT to, const A* STYLEGEN_RESTRICT v, A tap, int step,
+                                         int64_t n) {
+    for (int64_t t = 0; t < n; t++) to[t] += tap * v[t * step];
   }
 
   void edge_pixel(const Scratch& s, T* y, int64_t o) const {
@@ -272,8 +268,37 @@ class Filter {
   int64_t low, high;  // the input columns that the outputs need, padding included
 };
 
+// Small contiguous planes have rows too short for vectors: kPlanes of them are filtered side by side, as channels.
+constexpr int64_t kPlanes = 16, kSmallPlane = 4096;
+
+template <class T>
+void small_planes(const UpfirdnParams& p) {
+  const int64_t planes = p.in.n * p.in.c, in = p.in.h * p.in.w, out = p.out.h * p.out.w;
+  parallel(divide_up(planes, kPlanes), divide_up(32768, kPlanes * larger(in, out)), [&](int64_t first, int64_t last) {
+    const Buffer<T> x(in * kPlanes), y(out * kPlanes);
+    std::memset(static_cast<void*>(x.get()), 0, static_cast<size_t>(in * kPlanes) * sizeof(T));
+    UpfirdnParams q = p;
+    q.x = x.get(), q.y = y.get();
+    q.in = {1, kPlanes, p.in.h, p.in.w, true}, q.out = {1, kPlanes, p.out.h, p.out.w, true};
+    const Filter<T> filter(q);
+    for (int64_t k = first; k < last; k++) {
+      const int64_t some = smaller(kPlanes, planes - k * kPlanes);
+      const T* from = static_cast<const T*>(p.x) + k * kPlanes * in;
+      T* to = static_cast<T*>(p.y) + k * kPlanes * out;
+      for (int64_t j = 0; j < some; j++)
+        for (int64_t i = 0; i < in; i++) x[i * kPlanes + j] = from[j * in + i];
+      filter.template run<false>(0, p.out.h);
+      for (int64_t j = 0; j < some; j++)
+        for (int64_t i = 0; i < out; i++) to[j * out + i] = y[i * kPlanes + j];
+    }
+  });
+}
+
 template <class T>
 void run(const UpfirdnParams& p) {
+  if (!p.in.channels_last && p.in.n * p.in.c >= kPlanes / 2 && p.in.h * p.in.w <= kSmallPlane &&
+      p.out.h * p.out.w <= 4 * kSmallPlane)
+    return small_planes<T>(p);
   const Filter<T> filter(p);
   const bool stream = filter.rows() * filter.row_size() * static_cast<int64_t>(sizeof(T)) >= kStreamBytes &&
                       reinterpret_cast<uintptr_t>(p.y) % sizeof(T) == 0;
