@@ -77,11 +77,8 @@ def generate(
       stylegen generate --network runs/faces --seeds 7 --trunc 1 --noise-mode random --out samples
       stylegen generate --network runs/fashion --seeds 0-9 --class Sneaker --resolution 16 --out samples
     """
-    import torch
-
     from stylegen.checkpoint import load_network
     from stylegen.config import resolution_of, size_text
-    from stylegen.images import grid as arrange, save_image
     from stylegen.precision import choose, freeze, prepare
 
     place = pick_device(device)
@@ -95,9 +92,31 @@ def generate(
     G = freeze(prepare(G.to(place), choose(precision, place)))
     out.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
+    rendered = render(G, seeds, classes, batch, resolution=size, alpha=alpha, **style)
+    kept = _write(rendered, out, grid, suffix)
+    if npz:
+        _save_latents(out / "latents.npz", seeds, classes, kept)
+    full = resolution_of(G.config, G.config.levels - 1)
+    if size != full and not resolution:
+        click.echo(f"Note: the network has grown to {size_text(size)} of {size_text(full)} so far.", err=True)
+    what = f"{len(seeds)} picture{'s' * (len(seeds) > 1)} of {size_text(size)}"
+    click.echo(f"Wrote {what} to {out} in {time.monotonic() - begin:.1f} s.")
+
+
+def _write(
+    rendered: Iterator[tuple[list[int], "Tensor", "Tensor", "Tensor | None"]],
+    out: Path,
+    grid: tuple[int, int] | None,
+    suffix: str,
+) -> list[tuple["Tensor", "Tensor | None"]]:
+    """Writes what `render` yields, in the background, or all in one grid; returns (z, w) of every batch."""
+    import torch
+
+    from stylegen.images import grid as arrange, save_image
+
     cells, kept = [], []
     with _background() as submit:
-        for part, images, z, w in render(G, seeds, classes, batch, resolution=size, alpha=alpha, **style):
+        for part, images, z, w in rendered:
             if grid:
                 cells.append(images)
             else:
@@ -106,13 +125,7 @@ def generate(
             kept.append((z, w))
     if grid:
         save_image(arrange(torch.cat(cells), *grid), out / f"grid.{suffix}")
-    if npz:
-        _save_latents(out / "latents.npz", seeds, classes, kept)
-    full = resolution_of(G.config, G.config.levels - 1)
-    if size != full and not resolution:
-        click.echo(f"Note: the network has grown to {size_text(size)} of {size_text(full)} so far.", err=True)
-    what = f"{len(seeds)} picture{'s' * (len(seeds) > 1)} of {size_text(size)}"
-    click.echo(f"Wrote {what} to {out} in {time.monotonic() - begin:.1f} s.")
+    return kept
 
 
 def choose_stage(config: "GeneratorConfig", provenance: dict[str, Any], wanted: Size | None) -> tuple[Size, float]:
