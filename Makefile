@@ -50,7 +50,7 @@ test: $(INSTALLED) ## run the tests
 lint: $(LINTERS) ## ruff, clang-format and mypy, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | \
+	find csrc tests/emu -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | \
 		while read -r file; do $(BIN)/clang-format --dry-run --Werror "$$file" || exit 1; done
 	$(call installed_layout)
 	cd build/layout && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p stylegen
@@ -58,7 +58,7 @@ lint: $(LINTERS) ## ruff, clang-format and mypy, changing nothing
 format: $(LINTERS) ## let ruff and clang-format mend what they can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | \
+	find csrc tests/emu -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | \
 		while read -r file; do $(BIN)/clang-format -i "$$file"; done
 
 # mypy knows no package map: it gets the installed layout as links.

@@ -24,6 +24,11 @@ def check_bias_act(emulator: Emulator, random: Random) -> None:
     """All activations and orders, with and without bias, clamp and the saved output."""
     x, g, gg = _pictures(emulator, random, 3)
     act = random.randrange(len(ACTIVATIONS))
+    order = random.randrange(3)
+    if order < 2:  # zeros, where slopes jump; the second derivative is a matter of convention there
+        x = x * (x.abs() > 0.1)
+    if x.dtype != torch.float64:  # where torch's softplus is a line from 20 on
+        x = x * random.choice([1, 1, 100])
     b = random.choice([None, _normal(random, [x.shape[1]], ACC[x.dtype])])
     # Numbers that a float holds; no output of 16 bits is just at the clamp.
     alpha, gain, clamp = random.choice([0.1875, 0.25]), random.choice([1.0, 1.375]), random.choice([-1.0, 0.53])
@@ -47,7 +52,6 @@ def check_bias_act(emulator: Emulator, random: Random) -> None:
 
         return function
 
-    order = random.randrange(3)
     if order == 0:
         y = emulator.bias_act(x, b, act, 0, None, None, None, (alpha, gain, clamp))
         return _compare(y, forward, x)
