@@ -63,8 +63,8 @@ class Official:
     def fakes(self) -> Tensor:
         return self.G(self.z, self.labels, resolution=self.side, alpha=self.alpha)
 
-    def discriminate(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        scores = self.D(images, labels, alpha=self.alpha)
+    def discriminate(self, images: Tensor, labels: Tensor, parts: int) -> tuple[Tensor, Tensor | None]:
+        scores = self.D(images, labels, alpha=self.alpha, parts=parts)
         return scores if self.family == "progan" else (scores, None)
 
     def loss(self, name: str) -> Tensor:
@@ -105,7 +105,7 @@ def test_official_losses_and_gradients(family: str, lod: str) -> None:
 def test_official_r1_penalty(lod: str) -> None:
     official = Official("stylegan", lod)
     reals = official.reals.requires_grad_()
-    squared = squared_gradients(official.discriminate(reals, official.labels)[0], reals, official.upscale)
+    squared = squared_gradients(official.discriminate(reals, official.labels, 1)[0], reals, official.upscale)
     np.testing.assert_allclose(squared.detach(), official.arrays[f"r1_penalty/lod{lod}"], **EXACT)
     official.check_gradients(5 * squared.mean(), "D", f"grad/lod{lod}/D_R1term_only/")
 
@@ -117,9 +117,7 @@ def numbers(*values: float) -> Tensor:
 def scored(cfg: LossConfig, real: Tensor, fake: Tensor, flips: Tensor | None = None) -> float:
     """D's loss when pictures are their own scores."""
     images = real[:, :, None, None], fake[:, :, None, None]
-    return d_loss(cfg, lambda x, labels: (x[:, :, 0, 0], None), *images, real[:, :0], penalise=False, flips=flips)[
-        0
-    ].item()
+    return d_loss(cfg, lambda x, *_: (x[:, :, 0, 0], None), *images, real[:, :0], penalise=False, flips=flips)[0].item()
 
 
 def log_sigmoid(x: float) -> float:
@@ -144,7 +142,7 @@ def test_objectives_by_hand(objective: str) -> None:
     pairs = list(zip(REAL, FAKE, strict=True))
     real, fake = numbers(*REAL), numbers(*FAKE)
     assert scored(LossConfig(objective), real, fake) == pytest.approx(np.mean([by_hand_d(*pair) for pair in pairs]))
-    discriminate = lambda x, labels: (x, None)  # noqa: E731
+    discriminate = lambda x, *_: (x, None)  # noqa: E731
     loss, _ = g_loss(LossConfig(objective), discriminate, fake, real[:, :0], real)
     assert loss.item() == pytest.approx(np.mean([by_hand_g(*pair) for pair in pairs]))
     flips = torch.tensor([[True], [False], [True]])
@@ -194,7 +192,7 @@ def test_penalties_and_terms_by_hand() -> None:
     def loss(penalise: bool = True, **terms: Any) -> float:
         cfg = LossConfig("wasserstein", **terms)
         factors = torch.tensor([0.25, 0.75], dtype=torch.float64).view(2, 1, 1, 1)
-        run = partial(d_loss, cfg, lambda x, labels: (score(x), logits), reals, fakes, labels)
+        run = partial(d_loss, cfg, lambda x, _, parts: (score(x), logits.repeat(parts, 1)), reals, fakes, labels)
         plain = (score(fakes) - score(reals)).mean()
         return (run(penalise=penalise, mixing_factors=factors, upscale=2)[0] - plain).item()
 
@@ -209,7 +207,7 @@ def test_penalties_and_terms_by_hand() -> None:
     assert loss(gp_weight=3.0, gp_target=5.0) == pytest.approx(3 * ((norms - 5) ** 2 / 25).mean().item())
     assert loss(drift=0.5, penalise=False) == pytest.approx(0.5 * score(reals).square().mean().item())
     assert loss(acgan_weight=0.5) == pytest.approx(0.5 * 2 * class_loss)
-    g, stats = g_loss(LossConfig("wasserstein", acgan_weight=0.5), lambda x, _: (score(x), logits), fakes, labels)
+    g, stats = g_loss(LossConfig("wasserstein", acgan_weight=0.5), lambda x, *_: (score(x), logits), fakes, labels)
     assert g.item() == pytest.approx(-score(fakes).mean().item() + 0.5 * class_loss)
     assert stats["loss/g_class"].item() == pytest.approx(class_loss)
 
@@ -217,7 +215,7 @@ def test_penalties_and_terms_by_hand() -> None:
 def test_penalty_of_a_flat_discriminator_has_finite_gradients() -> None:
     weight = torch.zeros(1, requires_grad=True)
     images = torch.ones(2, 1, 4, 4)
-    discriminate = lambda x, labels: ((x * weight).sum(dim=(2, 3)), None)  # noqa: E731
+    discriminate = lambda x, *_: ((x * weight).sum(dim=(2, 3)), None)  # noqa: E731
     run = partial(d_loss, WGAN_GP, discriminate, images, images, images[:, :0, 0, 0])
     loss, _ = run(penalise=True, mixing_factors=torch.full((2, 1, 1, 1), 0.5))
     loss.backward()
@@ -230,7 +228,7 @@ def test_statistics_are_detached() -> None:
     D = nn.Sequential(nn.Flatten(), nn.Linear(2, 1))
     reals, fakes = torch.randn(8, 1, 1, 2), torch.randn(8, 1, 1, 2)
     cfg = LossConfig(r1_gamma=1.0, r2_gamma=1.0, gp_weight=1.0, drift=1.0)
-    run = partial(d_loss, cfg, lambda x, _: (D(x), None), reals, fakes, reals[:, :0, 0, 0])
+    run = partial(d_loss, cfg, lambda x, *_: (D(x), None), reals, fakes, reals[:, :0, 0, 0])
     loss, stats = run(penalise=True, mixing_factors=torch.rand(8, 1, 1, 1))
     assert loss.requires_grad
     assert set(stats) == {
@@ -255,7 +253,7 @@ def test_lazy_penalties_have_the_same_mean_gradient() -> None:
 
     def gradient(interval: int, penalise: bool) -> Tensor:
         cfg = LossConfig(r1_gamma=2.0, penalty_interval=interval)
-        loss, _ = d_loss(cfg, lambda x, _: (D(x), None), reals, fakes, reals[:, :0, 0, 0], penalise=penalise)
+        loss, _ = d_loss(cfg, lambda x, *_: (D(x), None), reals, fakes, reals[:, :0, 0, 0], penalise=penalise)
         return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(D.parameters()))])
 
     lazy = torch.stack([gradient(4, step % 4 == 0) for step in range(4)]).mean(dim=0)
@@ -268,7 +266,7 @@ def test_d_learns_to_separate_and_g_to_follow(objective: str) -> None:
     torch.manual_seed(0)
     cfg = LossConfig(objective, r1_gamma=0.1)
     D = nn.Sequential(nn.Flatten(), nn.Linear(2, 16), nn.LeakyReLU(0.2), nn.Linear(16, 1))
-    discriminate = lambda x, labels: (D(x), None)  # noqa: E731
+    discriminate = lambda x, *_: (D(x), None)  # noqa: E731
     centre = torch.tensor([2.0, -1.0])
     shift = torch.zeros(2, requires_grad=True)
 
@@ -293,7 +291,7 @@ def test_d_learns_to_separate_and_g_to_follow(objective: str) -> None:
 
 def test_g_gets_no_gradient_through_the_reals() -> None:
     reals, fakes = torch.ones(2, 1, requires_grad=True), torch.zeros(2, 1, requires_grad=True)
-    loss, _ = g_loss(LossConfig("relativistic"), lambda x, _: (2 * x, None), fakes, fakes[:, :0], reals)
+    loss, _ = g_loss(LossConfig("relativistic"), lambda x, *_: (2 * x, None), fakes, fakes[:, :0], reals)
     loss.backward()
     assert reals.grad is None
     assert fakes.grad is not None

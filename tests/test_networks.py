@@ -11,6 +11,7 @@ from stylegen.config import DiscriminatorConfig, GeneratorConfig
 from stylegen.errors import UserError
 from stylegen.networks import FAMILIES, build_discriminator, build_generator
 from stylegen.networks.layers import Conv, downscale, minibatch_stddev, upscale
+from stylegen.precision import freeze, prepare
 
 SMALL = {"fmap_base": 64, "fmap_max": 8}
 
@@ -161,3 +162,37 @@ def test_options_change_what_is_computed():
         scores = build_discriminator(base)(images)
         torch.manual_seed(0)
         assert not torch.allclose(build_discriminator(dataclasses.replace(base, **options))(images), scores), options
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batches_side_by_side_do_not_mix(family):
+    """D scores two batches in one call as it does one after the other."""
+    d, images = discriminator(family), torch.randn(8, 3, 16, 16)
+    both = first(d(images, parts=2))
+    torch.testing.assert_close(both, torch.cat([first(d(part)) for part in images.chunk(2)]))
+    assert not torch.allclose(both, first(d(images)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.05), ("fp16", 0.01)])
+def test_precision(family, precision, tolerance):
+    """Pictures and scores in 16 bits are near float32's, gradients as near as the kinks let them; the rest is float32."""
+    results = []
+    for name in ("fp32", precision):
+        g, d = (prepare(network, name) for network in (generator(family), discriminator(family)))
+        images = g(torch.randn(4, 8, generator=torch.Generator().manual_seed(0)))
+        score = first(d(images))
+        gradient = torch.autograd.grad(score.sum(), images, create_graph=True)[0]
+        gradient.square().sum().backward()
+        assert all(p.grad is None or p.grad.dtype == torch.float32 for p in [*g.parameters(), *d.parameters()])
+        assert images.dtype == score.dtype == gradient.dtype == torch.float32
+        results.append((images, score, gradient, d.blocks[0].conv0.weight.grad))
+    for ours, expected, bound in zip(*results, [tolerance, tolerance, 0.3, 0.3], strict=True):
+        assert 0 < (ours - expected).norm() < bound * expected.norm()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_frozen_networks_make_the_same_pictures(family):
+    g, z = prepare(generator(family), "fp32"), torch.randn(2, 8)
+    expected = g(z)
+    assert torch.equal(freeze(g)(z), expected)

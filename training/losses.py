@@ -1,7 +1,8 @@
 """Objectives and regularisers. They take callables and tensors: no network, and no growth but one scale factor.
 
-`discriminate(images [N, C, H, W], labels [N, L]) -> (scores [N, 1], class logits [N, L] or None)`. Reals and fakes are
-scored in separate calls, as batch statistics want it. Every term is averaged over the batch.
+`discriminate(images [N, C, H, W], labels [N, L], parts) -> (scores [N, 1], class logits [N, L] or None)`, where `parts`
+says how many batches these are, one after another: batch statistics must not mix reals and fakes. Every term is
+averaged over the batch.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from stylegen.config import LossConfig
 from stylegen.errors import UserError
 from stylegen.ops import input_gradients_only
 
-Discriminate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
+Discriminate = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor | None]]
 Stats = dict[str, Tensor]
 
 
@@ -102,8 +103,7 @@ def d_loss(
     """
     reals = reals.detach().requires_grad_(penalise and cfg.r1_gamma > 0)
     fakes = fakes.detach().requires_grad_(penalise and cfg.r2_gamma > 0)
-    real, real_logits = discriminate(reals, labels)
-    fake, fake_logits = discriminate(fakes, labels)
+    real, real_logits, fake, fake_logits = _both(discriminate, reals, fakes, labels)
     as_real, as_fake = (real, fake) if flips is None else (fake.where(flips, real), real.where(flips, fake))
     loss = OBJECTIVES[cfg.objective].d(as_real, as_fake, 1 - cfg.label_smoothing).mean()
     stats = {"loss/d": loss, "scores/real": real.mean(), "scores/fake": fake.mean(), "signs/real": real.sign().mean()}
@@ -122,7 +122,7 @@ def d_loss(
         if cfg.gp_weight:
             assert mixing_factors is not None, "gp_weight needs mixing_factors"
             mixed = reals.detach().lerp(fakes.detach(), mixing_factors).requires_grad_()
-            squared = squared_gradients(discriminate(mixed, labels)[0], mixed, upscale)
+            squared = squared_gradients(discriminate(mixed, labels, 1)[0], mixed, upscale)
             penalties["gp"] = _interpolated(squared, cfg.gp_target).mean(), cfg.gp_weight
         for name, (penalty, weight) in penalties.items():
             stats[f"penalty/{name}"] = penalty
@@ -139,12 +139,12 @@ def g_loss(
     as in `d_loss`.
     """
     objective = OBJECTIVES[cfg.objective]
-    fake, logits = discriminate(fakes, labels)
+    fake, logits = discriminate(fakes, labels, 1)
     real = fake
     if objective.pairs:
         assert reals is not None, f"{cfg.objective} needs reals"
         with torch.no_grad():
-            real = discriminate(reals, labels)[0]
+            real = discriminate(reals, labels, 1)[0]
     loss = objective.g(fake, real).mean()
     stats = {"loss/g": loss}
     if cfg.acgan_weight and logits is not None and labels.shape[1]:
@@ -168,6 +168,18 @@ def clip_weights(module: nn.Module, limit: float) -> None:
     """
     for parameter in module.parameters():
         parameter.clamp_(-limit, limit)
+
+
+def _both(
+    discriminate: Discriminate, reals: Tensor, fakes: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+    """Scores and logits of reals, and of fakes; in one call, unless one of them has a penalty of its own to come."""
+    if reals.requires_grad or fakes.requires_grad:
+        return *discriminate(reals, labels, 1), *discriminate(fakes, labels, 1)
+    scores, logits = discriminate(torch.cat([reals, fakes]), torch.cat([labels, labels]), 2)
+    real, fake = scores.chunk(2)
+    real_logits, fake_logits = (None, None) if logits is None else logits.chunk(2)
+    return real, real_logits, fake, fake_logits
 
 
 def _interpolated(squared: Tensor, target: float) -> Tensor:

@@ -107,8 +107,8 @@ def mixing_cut(config: Config, stage: Stage, uniform: list[float]) -> int:
 
 
 def _discriminate(state: TrainState, stage: Stage) -> losses.Discriminate:
-    def discriminate(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        result = state.D(images, labels, resolution=stage.resolution, alpha=stage.alpha)
+    def discriminate(images: Tensor, labels: Tensor, parts: int) -> tuple[Tensor, Tensor | None]:
+        result = state.D(images, labels, resolution=stage.resolution, alpha=stage.alpha, parts=parts)
         return result if isinstance(result, tuple) else (result, None)
 
     return discriminate

@@ -23,10 +23,10 @@ class DiscriminatorTail(nn.Module):
         self.dense0 = Dense(width * config.base[0] * config.base[1], inner)
         self.dense1 = Dense(inner, outputs, gain=1.0)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, parts: int = 1) -> Tensor:
         act = self.config.activation
         if self.features:
-            x = minibatch_stddev(x, self.config.mbstd_group, self.features)
+            x = minibatch_stddev(x, self.config.mbstd_group, self.features, parts)
         x = bias_act(self.conv(x), self.conv.bias, act=act, gain=1.0)
         x = bias_act(self.dense0(x.flatten(1)), act=act, gain=1.0)
         return self.dense1(x)
@@ -53,8 +53,11 @@ class Progressive(Protocol):
     tail: DiscriminatorTail
 
 
-def discriminate(D: Progressive, images: Tensor, resolution: Resolution, alpha: float) -> Tensor:
-    """What every progressive D does: [N, C, H, W] -> the tail's [N, outputs]. Larger pictures are box-reduced first."""
+def discriminate(D: Progressive, images: Tensor, resolution: Resolution, alpha: float, parts: int) -> Tensor:
+    """What every progressive D does: [N, C, H, W] -> the tail's [N, outputs]. Larger pictures are box-reduced first.
+
+    `parts`: how many equal batches, one after another, the pictures are; statistics are those of each batch alone.
+    """
     level = level_of(D.config, (images.shape[2], images.shape[3]) if resolution is None else resolution)
     height = resolution_of(D.config, level)[0]
     while images.shape[2] > height:
@@ -66,4 +69,4 @@ def discriminate(D: Progressive, images: Tensor, resolution: Resolution, alpha: 
         if k == level and alpha < 1:
             coarse = D.from_rgb[k - 1](features(downscale(images), D.compute_dtype))
             x = torch.lerp(coarse, x, alpha)
-    return D.tail(x.to(images.dtype))
+    return D.tail(x.to(images.dtype), parts)

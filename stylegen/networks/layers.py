@@ -99,19 +99,20 @@ def limit(x: Tensor) -> float | None:
     return 256.0 if x.dtype == torch.float16 else None
 
 
-def minibatch_stddev(x: Tensor, group: int, features: int = 1) -> Tensor:
+def minibatch_stddev(x: Tensor, group: int, features: int = 1, parts: int = 1) -> Tensor:
     """Appends `features` channels that hold the spread within a group: [N, C, H, W] -> [N, C + features, H, W].
 
     Sample i belongs to group i mod (N / group); a batch that `group` does not divide uses its largest divisor below.
-    (ProGAN, Karras et al. 2018, section 3.)
+    `parts`: how many equal batches, one after another, x holds; their samples do not mix. (ProGAN, Karras et al. 2018,
+    section 3.)
     """
-    n, c, h, w = x.shape
+    n, c, h, w = len(x) // parts, *x.shape[1:]
     size = max(d for d in range(1, min(group, n) + 1) if n % d == 0)
-    y = x.reshape(size, n // size, features, c // features, h, w)
-    y = y - y.mean(0, keepdim=True)
-    y = (y.square().mean(0) + 1e-8).sqrt().mean((2, 3, 4))  # [n / size, features]
-    y = y[:, :, None, None].repeat(size, 1, h, w)
-    return torch.cat([x, y], 1)
+    y = x.reshape(parts, size, n // size, features, c // features, h, w)
+    y = y - y.mean(1, keepdim=True)
+    y = (y.square().mean(1) + 1e-8).sqrt().mean((3, 4, 5))  # [parts, n / size, features]
+    y = y[:, None].expand(-1, size, -1, -1).reshape(len(x), features, 1, 1)
+    return torch.cat([x, y.expand(-1, -1, h, w)], 1)
 
 
 def upscale(x: Tensor) -> Tensor:

@@ -108,15 +108,22 @@ class Discriminator(nn.Module):
         self.tail = DiscriminatorTail(config, 1 + config.label_size)
 
     def forward(
-        self, images: Tensor, labels: Tensor | None = None, *, resolution: Resolution = None, alpha: float = 1.0
+        self,
+        images: Tensor,
+        labels: Tensor | None = None,
+        *,
+        resolution: Resolution = None,
+        alpha: float = 1.0,
+        parts: int = 1,
     ) -> tuple[Tensor, Tensor]:
         """images [N, C, H, W] in [-1, 1] -> scores [N, 1], high for real, and class logits [N, label_size].
 
         Labels are not an input of this network: they only enter the loss. The level is that of the pictures' size, or
-        `resolution` (larger pictures are box-reduced to it); `alpha` below 1 fades it in. Raises UserError for a
+        `resolution` (larger pictures are box-reduced to it); `alpha` below 1 fades it in. `parts`: how many equal
+        batches, one after another, these are; statistics are those of each batch alone. Raises UserError for a
         resolution that does not fit.
         """
-        outputs = discriminate(self, images, resolution, alpha)
+        outputs = discriminate(self, images, resolution, alpha, parts)
         return outputs[:, :1], outputs[:, 1:]
 
 

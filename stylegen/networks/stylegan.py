@@ -181,13 +181,20 @@ class Discriminator(nn.Module):
         self.tail = DiscriminatorTail(config, max(config.label_size, 1))
 
     def forward(
-        self, images: Tensor, labels: Tensor | None = None, *, resolution: Resolution = None, alpha: float = 1.0
+        self,
+        images: Tensor,
+        labels: Tensor | None = None,
+        *,
+        resolution: Resolution = None,
+        alpha: float = 1.0,
+        parts: int = 1,
     ) -> Tensor:
         """images [N, C, H, W] in [-1, 1], labels [N, label_size] or None -> scores [N, 1], high for real.
 
         The level is that of the pictures' size, or `resolution` (larger pictures are box-reduced to it); `alpha` below
-        1 fades it in. Raises UserError for labels or a resolution that do not fit.
+        1 fades it in. `parts`: how many equal batches, one after another, these are; statistics are those of each batch
+        alone. Raises UserError for labels or a resolution that do not fit.
         """
         labels = check_labels(labels, len(images), self.config.label_size)
-        scores = discriminate(self, images, resolution, alpha)
+        scores = discriminate(self, images, resolution, alpha, parts)
         return scores if labels is None else (scores * labels.to(scores.dtype)).sum(1, keepdim=True)
