@@ -73,21 +73,27 @@ constexpr A larger(A a, A b) {
 }
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// The library's own array on the heap: 64-byte aligned, uninitialised.
+// An uninitialised array, 64-byte aligned; small ones need no allocation.
 template <class A>
 class Buffer {
  public:
-  explicit Buffer(int64_t count) : raw_(std::malloc(static_cast<size_t>(count) * sizeof(A) + 64)) {
+  explicit Buffer(int64_t count) {
+    const size_t bytes = static_cast<size_t>(count) * sizeof(A);
+    if (bytes <= sizeof(small_)) return;
+    raw_ = std::malloc(bytes + 64);
     if (!raw_) std::abort();
+    data_ = reinterpret_cast<A*>((reinterpret_cast<uintptr_t>(raw_) + 63) & ~uintptr_t(63));
   }
   ~Buffer() { std::free(raw_); }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
-  A* get() const { return reinterpret_cast<A*>((reinterpret_cast<uintptr_t>(raw_) + 63) & ~uintptr_t(63)); }
-  A& operator[](int64_t i) const { return get()[i]; }
+  A* get() const { return data_; }
+  A& operator[](int64_t i) const { return data_[i]; }
 
  private:
-  void* raw_;
+  alignas(64) char small_[128];
+  void* raw_ = nullptr;
+  A* data_ = reinterpret_cast<A*>(small_);
 };
 
 // ---- vectors ----
