@@ -106,13 +106,13 @@ def self_test(device: str) -> list[dict[str, Any]]:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     generator = torch.Generator().manual_seed(0)
-    taps, noise = ops.setup_filter([1, 3, 3, 1], device=torch.device(device)), draw(1, 1, 7, 9)
+    taps, noise = ops.setup_filter([1, 3, 3, 1]), draw(1, 1, 7, 9)
     x, bias, style = draw(2, 16, 7, 9), draw(16), draw(2, 32)
     cases: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         "bias_act lrelu": (lambda x, b: ops.bias_act(x, b, act="lrelu"), (x, bias)),
         "bias_act swish": (lambda x, b: ops.bias_act(x, b, act="swish"), (x, bias)),
-        "upfirdn2d": (lambda x: ops.upfirdn2d(x, taps, up=2, padding=(2, 1), gain=4.0), (x,)),
-        "upfirdn2d edge": (lambda x: ops.upfirdn2d(x, taps, padding=2, edge=0.125), (x,)),
+        "upfirdn2d": (lambda x: ops.upfirdn2d(x, taps.to(x.device), up=2, padding=(2, 1), gain=4.0), (x,)),
+        "upfirdn2d edge": (lambda x: ops.upfirdn2d(x, taps.to(x.device), padding=2, edge=0.125), (x,)),
         "adain_epilogue": (lambda x, n, s, b, st: ops.adain_epilogue(x, n, s, b, st), (x, noise, bias, bias, style)),
         "pixel_norm": (lambda x: ops.pixel_norm(x), (x,)),
     }
@@ -145,7 +145,7 @@ def _derivatives(
 
     def place(tensor: "Tensor") -> "Tensor":
         order = torch.channels_last if channels_last and tensor.ndim == 4 else torch.contiguous_format
-        return tensor.to(device, dtype).clone(memory_format=order)
+        return tensor.to(dtype).to(device).clone(memory_format=order)
 
     placed = [place(tensor) for tensor in inputs]
     wanted = [tensor.requires_grad_() for tensor in placed if tensor.shape[:2] != (1, 1)]  # all but the noise
@@ -159,7 +159,7 @@ def _derivatives(
 def _error(found: "list[Tensor]", expected: "list[Tensor]") -> float:
     """The largest difference, relative to the largest number of each tensor; infinite where one is not finite."""
     ratios = [
-        (a.double().cpu() - b.cpu()).abs().max().item() / b.abs().max().item()
+        (a.cpu().double() - b.cpu()).abs().max().item() / b.abs().max().item()
         for a, b in zip(found, expected, strict=True)
     ]
     return max(ratio if ratio == ratio else float("inf") for ratio in ratios)
