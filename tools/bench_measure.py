@@ -75,7 +75,7 @@ def interleave(variants: dict[str, Callable[[], object]], repeats: int, *, min_m
     calls = {}
     for name, call in variants.items():
         _clock(call, 1)  # allocates, fills caches, lets libraries choose their kernels
-        calls[name] = max(1, round(min_ms / _clock(call, 1)))
+        calls[name] = max(1, round(min_ms / _clock(call, 1))) if min_ms else 1
     samples: Samples = {name: [] for name in variants}
     for _ in range(repeats):
         for name, call in variants.items():
