@@ -238,13 +238,14 @@ void winograd_matrices(Tensor picture, Tensor matrices, int64_t first) {
   kernel({picture.data_ptr(), matrices.data_ptr(), shape, first, tiles / across, dtype_of(picture)});
 }
 
-Tensor winograd_conv2d(Tensor x, Tensor u) {
+Tensor winograd_conv2d(Tensor x, Tensor u, bool turned) {
   const Shape shape = winograd_shape(x);
-  STD_TORCH_CHECK(u.is_contiguous() && u.dim() == 3 && u.size(0) == 16 && u.size(1) % 32 == 0 &&
-                      u.size(2) == shape.c && u.scalar_type() == x.scalar_type(),
+  STD_TORCH_CHECK(u.is_contiguous() && u.dim() == 3 && u.size(0) == 16 && u.scalar_type() == x.scalar_type(),
                   "stylegen: winograd takes weights [16, out, in] of the picture's dtype");
-  Tensor y = allocate(x, {shape.n, u.size(1), shape.h, shape.w}, true);
-  cpu::winograd_conv({x.data_ptr(), u.data_ptr(), y.data_ptr(), shape, u.size(1), dtype_of(x)});
+  const int64_t in = u.size(turned ? 1 : 2), out = u.size(turned ? 2 : 1);
+  STD_TORCH_CHECK(in == shape.c && out % 32 == 0, "stylegen: these weights do not fit the picture's channels");
+  Tensor y = allocate(x, {shape.n, out, shape.h, shape.w}, true);
+  cpu::winograd_conv({x.data_ptr(), u.data_ptr(), y.data_ptr(), shape, out, turned, dtype_of(x)});
   return y;
 }
 

@@ -17,10 +17,11 @@ struct WinogradParams {
 
 struct WinogradConvParams {
   const void* x;  // [n, h, w, c]
-  const void* u;  // transformed weights [16, out, c]
+  const void* u;  // transformed weights [16, out, c]; if turned [16, c, out], of the kernel before it was turned round
   void* y;        // [n, h, w, out]
   Shape shape;    // of x
   int64_t out;    // a multiple of 32, like c
+  bool turned;    // convolve with the flipped and transposed kernel: the gradient by x of a convolution
   DType dtype;    // f32 or bf16, of all three
 };
 

@@ -176,7 +176,7 @@ def test_batches_side_by_side_do_not_mix(family):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.05), ("fp16", 0.01)])
 def test_precision(family, precision, tolerance):
-    """Pictures and scores in 16 bits are near float32's, gradients as near as the kinks let them; the rest is float32."""
+    """Pictures and scores in 16 bits are near float32's, gradients as near as the kinks let; the rest is float32."""
     results = []
     for name in ("fp32", precision):
         g, d = (prepare(network, name) for network in (generator(family), discriminator(family)))

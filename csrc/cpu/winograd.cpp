@@ -150,17 +150,24 @@ inline void multiply(const bfloat16* v, const bfloat16* u, float* m, int64_t cha
 }
 #endif
 
-// u [16, out, channels] as panels [16, out / kColumns, channels, kColumns], for bf16 with pairs of channels side by
-// side.
+// Turning a 3x3 kernel round swaps the first and the last of the four rows and columns of its transform.
+STYLEGEN_INLINE int64_t turned_row(int64_t i) { return i % 3 == 0 ? 3 - i : i; }
+
+// The weights as panels [16, out / kColumns, c, kColumns], for bf16 with pairs of channels side by side.
 template <class T>
-void pack(const T* u, T* panels, int64_t out, int64_t channels) {
+void pack(const WinogradConvParams& p, T* panels) {
   constexpr int together = sizeof(T) == 2 ? 2 : 1;
-  parallel(16 * out / kColumns, 1 + 16384 / (channels * kColumns), [&](int64_t begin, int64_t end) {
-    for (int64_t panel = begin; panel < end; panel++)
+  const int64_t channels = p.shape.c, across = p.out / kColumns;
+  const int64_t step_k = p.turned ? 1 : channels, step_c = p.turned ? p.out : 1;
+  parallel(16 * across, 1 + 16384 / (channels * kColumns), [&](int64_t begin, int64_t end) {
+    for (int64_t panel = begin; panel < end; panel++) {
+      const int64_t i = panel / across, from = p.turned ? turned_row(i / 4) * 4 + turned_row(i % 4) : i;
+      const T* u = static_cast<const T*>(p.u) + from * p.out * channels + panel % across * kColumns * step_k;
+      T* out = panels + panel * channels * kColumns;
       for (int64_t c = 0; c < channels; c += together)
         for (int k = 0; k < kColumns; k++)
-          for (int i = 0; i < together; i++)
-            panels[(panel * channels + c) * kColumns + k * together + i] = u[(panel * kColumns + k) * channels + c + i];
+          for (int j = 0; j < together; j++) out[c * kColumns + k * together + j] = u[k * step_k + (c + j) * step_c];
+    }
   });
 }
 
@@ -173,7 +180,7 @@ class Conv {
       : p_(p), tiles_{p.shape}, panels_(16 * p.out * p.shape.c), block_(block(tiles_.count, p.shape.c)) {}
 
   void run() {
-    pack(static_cast<const T*>(p_.u), panels_.get(), p_.out, p_.shape.c);
+    pack(p_, panels_.get());
     parallel(divide_up(tiles_.count, block_), 1, [&](int64_t begin, int64_t end) {
       Buffer<T> v(16 * block_ * p_.shape.c);
       Buffer<float> m(16 * block_ * kColumns);

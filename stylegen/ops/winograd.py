@@ -18,7 +18,7 @@ _GG = torch.kron(_G, _G)  # [16, 9]
 _MIN_CHANNELS = 128  # below, memory and not products take the time
 _PIECE_BYTES = 16 << 20  # of one set of matrices; half of a common last-level cache
 
-native.library.define("winograd_conv2d(Tensor x, Tensor u) -> Tensor")
+native.library.define("winograd_conv2d(Tensor x, Tensor u, bool turned) -> Tensor")
 native.library.define("winograd_input(Tensor x, Tensor(a!) v, int first) -> ()")
 native.library.define("winograd_spread(Tensor g, Tensor(a!) v, int first) -> ()")
 
@@ -48,12 +48,12 @@ def pays_weight_gradient(x: Tensor, shape: Sequence[int], stride: int, padding: 
 
 def conv2d(x: Tensor, w: Tensor) -> Tensor:
     """As torch's, with padding 1: x [N, in, H, W], w [out, in, 3, 3] -> [N, out, H, W], channels innermost."""
-    return torch.ops.stylegen.winograd_conv2d(_innermost(x), _weights(w))
+    return torch.ops.stylegen.winograd_conv2d(_innermost(x), _weights(w), False)
 
 
 def input_gradient(g: Tensor, w: Tensor) -> Tensor:
     """The gradient by x of `conv2d`, where g [N, out, H, W] is that by its result: the convolution turned round."""
-    return conv2d(g, w.flip([2, 3]).transpose(0, 1))
+    return torch.ops.stylegen.winograd_conv2d(_innermost(g), _weights(w), True)
 
 
 def weight_gradient(x: Tensor, g: Tensor) -> Tensor:
