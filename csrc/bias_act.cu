@@ -99,7 +99,8 @@ __device__ __forceinline__ A shift(A (&v)[n], A last) {
 }
 
 template <class T, bool is_curved, class Index>
-__global__ void __launch_bounds__(kThreads) bias_act_kernel(BiasActParams p, bool whole, bool whole_bias) {
+__global__ void __launch_bounds__(kThreads, is_curved ? 3 : 4)
+    bias_act_kernel(BiasActParams p, bool whole, bool whole_bias) {
   using A = acc_t<T>;
   constexpr int n = kLanes<T>;
   const T* x = static_cast<const T*>(p.ref ? p.ref : p.x);

@@ -107,7 +107,12 @@ __device__ __forceinline__ void store(T* to, const acc_t<T> (&from)[n], bool who
     Vec<T> u;
 #pragma unroll
     for (int j = 0; j < n; ++j) u.v[j] = narrow<T>(from[j]);
+#ifdef CUDA_EMU
     *reinterpret_cast<Vec<T>*>(to) = u;
+#else  // the compiler merges a plain assignment with the branch below, and then writes element by element
+    const uint4 w = reinterpret_cast<const uint4&>(u);
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(w.x), "r"(w.y), "r"(w.z), "r"(w.w));
+#endif
   } else {
 #pragma unroll
     for (int j = 0; j < n; ++j)
