@@ -6,8 +6,9 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def row(name: str, dtype: str, samples: Samples, variant: str, floor_ms: float |
     )
 
 
-def interleave(variants: dict[str, Callable[[], object]], repeats: int, *, min_ms: float = 5.0) -> Samples:
+def interleave(variants: Mapping[str, Callable[[], object]], repeats: int, *, min_ms: float = 5.0) -> Samples:
     """Times the variants in turn, `repeats` rounds of them; short calls are repeated until they fill `min_ms`."""
     calls = {}
     for name, call in variants.items():
@@ -98,7 +99,7 @@ def measure_floor(device: torch.device, dtypes: Iterable[str], *, quick: bool = 
         a, b = torch.randn(side, side, **kind), torch.randn(side, side, **kind)
         x = torch.randn(2 if quick else 8, 512, side // 64, side // 64, **kind).to(memory_format=torch.channels_last)
         weight = torch.randn(512, 512, 3, 3, **kind).to(memory_format=torch.channels_last)
-        products = {"mm": lambda a=a, b=b: a @ b, "conv": lambda x=x, w=weight: F.conv2d(x, w, padding=1)}
+        products = {"mm": partial(torch.mm, a, b), "conv": partial(F.conv2d, x, weight, padding=1)}
         flops = {"mm": 2 * side**3, "conv": 2 * 9 * 512 * x.numel()}
         samples = interleave(products, 7)
         rates[name] = max(flops[kernel] / min(samples[kernel]) / 1e6 for kernel in products)

@@ -2,7 +2,7 @@
 
 import math
 import os
-import sys
+import platform
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
@@ -21,7 +21,7 @@ from stylegen.checkpoint import load_network
 from stylegen.config import Config, size_text
 from stylegen.memory import keep_freed
 from stylegen.networks import build_generator
-from stylegen.precision import choose, prepare
+from stylegen.precision import choose, freeze, prepare
 from stylegen.training.state import fresh
 from stylegen.training.step import iterate
 
@@ -51,7 +51,7 @@ class Generation:
             size = (32, 32) if self.quick else (1024, 1024)
             G = build_generator(presets.stylegan_1024(size, 3, 0).generator)
         G = G.to(self.device).eval().requires_grad_(False)
-        return G if variant == REFERENCE else prepare(G, variant)
+        return G if variant == REFERENCE else freeze(prepare(G, variant))
 
     def call(self, variant: str) -> Callable[[], Tensor]:
         """A function that makes one batch, the same at every precision. Raises as `build` does."""
@@ -80,7 +80,8 @@ def generate(floor: Floor, task: Generation, precisions: list[str], repeats: int
     variants = {name: task.call(name) for name in precisions} | ({REFERENCE: plain} if baseline else {})
     exact, flops = plain(), count_flops(plain)
     samples = interleave(variants, repeats, min_ms=0)
-    name = f"{task.network or 'stylegan-1024, random weights'}, {size_text(tuple(exact.shape[2:]))}, batch {task.batch}"
+    size = size_text((exact.shape[2], exact.shape[3]))
+    name = f"{task.network or 'stylegan-1024, random weights'}, {size}, batch {task.batch}"
     for variant, call in variants.items():
         dtype = DTYPE_OF[variant]
         more: dict[str, Any] = {"path": variant}
@@ -101,7 +102,7 @@ def psnr(images: Tensor, exact: Tensor) -> float:
 def peak_mb(task: Generation, variant: str) -> float | None:
     """The most memory that a new process takes which imports stylegen, builds the network and makes one batch.
 
-    On a GPU: the most that PyTorch allocates there. None where the system does not tell.
+    On a GPU: the most that PyTorch allocates there. None on other systems than Linux.
     """
     threads = torch.get_num_threads()
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -114,14 +115,10 @@ def _peak_mb(task: Generation, variant: str, threads: int) -> float | None:
     task.call(variant)()
     if torch.device(task.device).type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
-    if sys.platform == "linux":  # ru_maxrss would count the parent's memory at the fork
+    if platform.system() == "Linux":  # ru_maxrss would count the parent's memory at the fork
         with open("/proc/self/status", encoding="ascii") as file:
             return next(int(line.split()[1]) * 1024 / 1e6 for line in file if line.startswith("VmHWM"))
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # bytes on macOS
+    return None
 
 
 class RandomPictures:

@@ -80,9 +80,9 @@ def measure(
 
 def listed(quick: bool) -> list[tuple[Case, tuple[int, ...]]]:
     """What `measure` goes through."""
-    plain = [(case, shape) for shape in (QUICK_SHAPES if quick else SHAPES) for case in operators()]
-    convs = [(case, shape) for shape in (QUICK_SHAPES[:1] if quick else CONV_SHAPES) for case in convolutions(shape[1])]
-    return plain + convs
+    plain, convs = (QUICK_SHAPES, QUICK_SHAPES[:1]) if quick else (SHAPES, CONV_SHAPES)
+    found: list[tuple[Case, tuple[int, ...]]] = [(case, shape) for shape in plain for case in operators()]
+    return found + [(case, shape) for shape in convs for case in convolutions(shape[1])]
 
 
 def _input(shape: tuple[int, ...], device: torch.device, dtype: str, order: str) -> Tensor:
