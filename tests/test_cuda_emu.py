@@ -124,6 +124,11 @@ def test_against_reference_as_shipped(name):
     run(emu.Emulator(emu.build(patches=())), name, CASES[name] // 8)
 
 
+@pytest.mark.parametrize("name", CHECKS)
+def test_one_element(name):
+    run(emu.Emulator(emu.build(), most=2), name, 30)
+
+
 def test_every_phase():
     """One axis after the other, all that differs in how input, zeros, taps and output meet."""
     emulator, generator = emu.Emulator(emu.build()), torch.Generator().manual_seed(0)
