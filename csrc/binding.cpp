@@ -228,16 +228,6 @@ Shape winograd_shape(const Tensor& picture) {
   return shape;
 }
 
-template <void (*kernel)(const WinogradParams&)>
-void winograd_matrices(Tensor picture, Tensor matrices, int64_t first) {
-  const Shape shape = winograd_shape(picture);
-  const int64_t tiles = matrices.size(1), across = shape.w / 2;
-  STD_TORCH_CHECK(matrices.is_contiguous() && matrices.size(0) == 16 && tiles % across == 0 &&
-                      matrices.size(2) == shape.c && (first + tiles / across) * 2 <= shape.n * shape.h,
-                  "stylegen: winograd takes matrices [16, tiles, C]");
-  kernel({picture.data_ptr(), matrices.data_ptr(), shape, first, tiles / across, dtype_of(picture)});
-}
-
 Tensor winograd_conv2d(Tensor x, Tensor u, bool turned) {
   const Shape shape = winograd_shape(x);
   STD_TORCH_CHECK(u.is_contiguous() && u.dim() == 3 && u.size(0) == 16 && u.scalar_type() == x.scalar_type(),
@@ -247,6 +237,16 @@ Tensor winograd_conv2d(Tensor x, Tensor u, bool turned) {
   Tensor y = allocate(x, {shape.n, out, shape.h, shape.w}, true);
   cpu::winograd_conv({x.data_ptr(), u.data_ptr(), y.data_ptr(), shape, out, turned, dtype_of(x)});
   return y;
+}
+
+Tensor winograd_weight(Tensor x, Tensor g) {
+  const Shape shape = winograd_shape(x), outer = winograd_shape(g);
+  STD_TORCH_CHECK(outer.n == shape.n && outer.h == shape.h && outer.w == shape.w && g.scalar_type() == x.scalar_type(),
+                  "stylegen: winograd takes a gradient of the picture's size and dtype");
+  Tensor du = torch::stable::new_empty(x, {16, outer.c, shape.c}, ScalarType::Float);
+  float* out = static_cast<float*>(du.data_ptr());
+  cpu::winograd_weight({x.data_ptr(), g.data_ptr(), out, shape, outer.c, dtype_of(x)});
+  return du;
 }
 
 template <class Device>
@@ -267,8 +267,7 @@ STABLE_TORCH_LIBRARY_IMPL(stylegen, CPU, library) {
   using namespace stylegen;
   register_kernels<Cpu>(library);
   library.impl("winograd_conv2d", TORCH_BOX(&winograd_conv2d));
-  library.impl("winograd_input", TORCH_BOX(&winograd_matrices<cpu::winograd_input>));
-  library.impl("winograd_spread", TORCH_BOX(&winograd_matrices<cpu::winograd_spread>));
+  library.impl("winograd_weight", TORCH_BOX(&winograd_weight));
 }
 #if STYLEGEN_WITH_CUDA
 STABLE_TORCH_LIBRARY_IMPL(stylegen, CUDA, library) { stylegen::register_kernels<stylegen::Cuda>(library); }

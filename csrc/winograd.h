@@ -7,14 +7,6 @@
 
 namespace stylegen {
 
-struct WinogradParams {
-  const void* in;
-  void* out;
-  Shape shape;          // of the picture; channels a multiple of 32
-  int64_t first, rows;  // rows of tiles, counted through all samples
-  DType dtype;          // f32 or bf16
-};
-
 struct WinogradConvParams {
   const void* x;  // [n, h, w, c]
   const void* u;  // transformed weights [16, out, c]; if turned [16, c, out], of the kernel before it was turned round
@@ -25,11 +17,19 @@ struct WinogradConvParams {
   DType dtype;    // f32 or bf16, of all three
 };
 
+struct WinogradWeightParams {
+  const void* x;  // [n, h, w, c]
+  const void* g;  // [n, h, w, out]
+  float* du;      // [16, out, c]
+  Shape shape;    // of x
+  int64_t out;    // a multiple of 32, like c
+  DType dtype;    // f32 or bf16, of x and g
+};
+
 namespace cpu {
-void winograd_conv(const WinogradConvParams& p);  // the whole 3x3 convolution, zero padded
-void winograd_input(const WinogradParams& p);     // matrices = B^T d B of the 4x4 neighbourhoods of the rows' tiles
-void winograd_spread(const WinogradParams& p);    // matrices = A d A^T of the rows' tiles
-bool winograd_pays(DType dtype);                  // whether winograd_conv is fast on this processor
+void winograd_conv(const WinogradConvParams& p);      // the whole 3x3 convolution, zero padded
+void winograd_weight(const WinogradWeightParams& p);  // the gradient by its transformed weights
+bool winograd_pays(DType dtype);                      // whether these are fast on this processor
 }  // namespace cpu
 
 }  // namespace stylegen

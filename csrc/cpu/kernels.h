@@ -16,9 +16,8 @@
   void adain_forward(const AdainParams& p);                                                                \
   void adain_backward(const AdainParams& p);                                                               \
   void pixel_norm(const PixelNormParams& p);                                                               \
-  void winograd_input(const WinogradParams& p);                                                            \
   void winograd_conv(const WinogradConvParams& p);                                                         \
-  void winograd_spread(const WinogradParams& p);                                                           \
+  void winograd_weight(const WinogradWeightParams& p);                                                     \
   }                                                                                                        \
   }                                                                                                        \
   }

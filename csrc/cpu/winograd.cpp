@@ -1,98 +1,10 @@
-#include "../winograd.h"
-
 #include "parallel.h"
-#include "vec.h"
+#include "winograd_tiles.h"
 
 namespace stylegen {
 namespace cpu {
 namespace STYLEGEN_ISA {
 namespace {
-
-using V = Vec<float>;
-constexpr int kWidth = kLanes<float>;
-
-// ---- transforms ----
-
-// One axis of B^T (4 -> 4), A^T (4 -> 2) and A (2 -> 4), as in Lavin and Gray 2016, equation 9.
-STYLEGEN_INLINE void input_transform(const V* d, V* v) {
-  v[0] = d[0] - d[2];
-  v[1] = d[1] + d[2];
-  v[2] = d[2] - d[1];
-  v[3] = d[1] - d[3];
-}
-STYLEGEN_INLINE void output_transform(const V* m, V* y) {
-  y[0] = m[0] + m[1] + m[2];
-  y[1] = m[1] - m[2] - m[3];
-}
-STYLEGEN_INLINE void spread_transform(const V* d, V* v) {
-  v[0] = d[0];
-  v[1] = d[0] + d[1];
-  v[2] = d[0] - d[1];
-  v[3] = V{} - d[1];
-}
-
-// out (b x b) = transform of in (a x a), along both axes.
-template <int a, int b, class Transform>
-STYLEGEN_INLINE void both_axes(const V (&in)[a][a], V (&out)[b][b], const Transform& transform) {
-  V half[a][b];
-  for (int i = 0; i < a; i++) transform(in[i], half[i]);
-  for (int j = 0; j < b; j++) {
-    V column[a], result[b];
-    for (int i = 0; i < a; i++) column[i] = half[i][j];
-    transform(column, result);
-    for (int i = 0; i < b; i++) out[i][j] = result[i];
-  }
-}
-
-// The tiles of a picture, counted through all samples.
-struct Tiles {
-  const Shape& s;
-  int64_t across = s.w / 2, down = s.h / 2, count = s.n * across * down;
-
-  struct Place {
-    int64_t n, y, x;  // of the first pixel
-  };
-  Place place(int64_t tile) const {
-    const int64_t row = tile / across;
-    return {row / down, row % down * 2, tile % across * 2};
-  }
-};
-
-template <class T>
-STYLEGEN_INLINE T* pixel(T* picture, const Shape& s, int64_t n, int64_t y, int64_t x) {
-  return picture + ((n * s.h + y) * s.w + x) * s.c;
-}
-
-// Writes a tile's 16 rows of channels, `stride` elements apart, from its neighbourhood of size x size pixels.
-template <int pad, int size, class T, class Transform>
-void to_matrices(const T* picture, const Shape& s, Tiles::Place at, T* out, int64_t stride,
-                 const Transform& transform) {
-  const T* from[size][size];
-  for (int i = 0; i < size; i++)
-    for (int j = 0; j < size; j++) {
-      const int64_t y = at.y + i - pad, x = at.x + j - pad;
-      const bool inside = pad == 0 || (y >= 0 && y < s.h && x >= 0 && x < s.w);
-      from[i][j] = inside ? pixel(picture, s, at.n, y, x) : nullptr;
-    }
-  for (int64_t c = 0; c < s.c; c += kWidth) {
-    V d[size][size], v[4][4];
-    for (int i = 0; i < size; i++)
-      for (int j = 0; j < size; j++) d[i][j] = from[i][j] ? widen(from[i][j] + c) : V{};
-    both_axes<size, 4>(d, v, transform);
-    for (int i = 0; i < 16; i++) store(out + i * stride + c, v[i / 4][i % 4]);
-  }
-}
-
-template <int pad, int size, class T, class Transform>
-void all_to_matrices(const WinogradParams& p, const Transform& transform) {
-  const Tiles tiles{p.shape};
-  const int64_t first = p.first * tiles.across, count = p.rows * tiles.across;
-  parallel(count, 1 + 16384 / p.shape.c, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; t++)
-      to_matrices<pad, size>(static_cast<const T*>(p.in), p.shape, tiles.place(first + t),
-                             static_cast<T*>(p.out) + t * p.shape.c, count * p.shape.c, transform);
-  });
-}
 
 // ---- matrix products: kRows tiles by kColumns channels out, in registers ----
 
@@ -199,9 +111,14 @@ class Conv {
 
   void one_block(int64_t first, T* v, float* m) const {
     const int64_t channels = p_.shape.c, count = smaller(block_, tiles_.count - first), rows = divide_up(count, kRows);
-    for (int64_t t = 0; t < count; t++)
-      to_matrices<1, 4>(static_cast<const T*>(p_.x), p_.shape, tiles_.place(first + t), v + t * channels,
-                        block_ * channels, input_transform);
+    for (int64_t t = 0; t < count; t++) {
+      const Neighbourhood<T, 4> around(static_cast<const T*>(p_.x), tiles_, first + t);
+      for (int64_t c = 0; c < channels; c += kWidth) {
+        V d[4][4];
+        around.transformed(c, d, input_transform);
+        for (int64_t i = 0; i < 16; i++) store(v + (i * block_ + t) * channels + c, d[i / 4][i % 4]);
+      }
+    }
     for (int64_t panel = 0; panel < p_.out / kColumns; panel++) {
       for (int64_t i = 0; i < 16; i++) {
         const T* u = panels_.get() + (i * (p_.out / kColumns) + panel) * channels * kColumns;
@@ -237,14 +154,6 @@ class Conv {
 void winograd_conv(const WinogradConvParams& p) {
   if (p.dtype == DType::f32) return Conv<float>(p).run();
   Conv<bfloat16>(p).run();
-}
-void winograd_input(const WinogradParams& p) {
-  if (p.dtype == DType::f32) return all_to_matrices<1, 4, float>(p, input_transform);
-  all_to_matrices<1, 4, bfloat16>(p, input_transform);
-}
-void winograd_spread(const WinogradParams& p) {
-  if (p.dtype == DType::f32) return all_to_matrices<0, 2, float>(p, spread_transform);
-  all_to_matrices<0, 2, bfloat16>(p, spread_transform);
 }
 
 }  // namespace STYLEGEN_ISA

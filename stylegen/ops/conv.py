@@ -95,7 +95,7 @@ class _ConvWeight(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, g: Tensor, shape: list[int], stride: int, padding: int) -> Tensor:
         ctx.save_for_backward(x, g)
         ctx.how = stride, padding
-        if winograd.pays_weight_gradient(x, shape, stride, padding):
+        if winograd.pays(x, shape, stride, padding):
             return winograd.weight_gradient(x, g)
         return conv2d_weight(x, shape, g, stride=stride, padding=padding)
 

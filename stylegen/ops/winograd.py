@@ -16,11 +16,9 @@ from . import native
 _G = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]])
 _GG = torch.kron(_G, _G)  # [16, 9]
 _MIN_CHANNELS = 128  # below, memory and not products take the time
-_PIECE_BYTES = 16 << 20  # of one set of matrices; half of a common last-level cache
 
 native.library.define("winograd_conv2d(Tensor x, Tensor u, bool turned) -> Tensor")
-native.library.define("winograd_input(Tensor x, Tensor(a!) v, int first) -> ()")
-native.library.define("winograd_spread(Tensor g, Tensor(a!) v, int first) -> ()")
+native.library.define("winograd_weight(Tensor x, Tensor g) -> Tensor")
 
 
 def pays(x: Tensor, shape: Sequence[int], stride: int, padding: int) -> bool:
@@ -40,12 +38,6 @@ def pays(x: Tensor, shape: Sequence[int], stride: int, padding: int) -> bool:
     )
 
 
-def pays_weight_gradient(x: Tensor, shape: Sequence[int], stride: int, padding: int) -> bool:
-    """The same of `weight_gradient`, which pays where there is more to do."""
-    large = min(shape[:2]) >= 512 and len(x) * x.shape[2] * x.shape[3] >= 8192
-    return large and x.dtype == torch.bfloat16 and pays(x, shape, stride, padding)
-
-
 def conv2d(x: Tensor, w: Tensor) -> Tensor:
     """As torch's, with padding 1: x [N, in, H, W], w [out, in, 3, 3] -> [N, out, H, W], channels innermost."""
     return torch.ops.stylegen.winograd_conv2d(_innermost(x), _weights(w), False)
@@ -57,21 +49,9 @@ def input_gradient(g: Tensor, w: Tensor) -> Tensor:
 
 
 def weight_gradient(x: Tensor, g: Tensor) -> Tensor:
-    """The gradient [out, in, 3, 3] by w of `conv2d`, where g [N, out, H, W] is that by its result; for bfloat16.
-
-    Tiles are worked on in pieces, so that the matrices stay in the caches.
-    """
-    x, g = _innermost(x), _innermost(g)
-    rows, across, out = len(x) * x.shape[2] // 2, x.shape[3] // 2, g.shape[1]
-    pieces = -(-rows * 16 * across * max(x.shape[1], out) * x.element_size() // _PIECE_BYTES)
-    total = torch.zeros(16, out, x.shape[1])
-    for i in range(pieces):
-        first, last = rows * i // pieces, rows * (i + 1) // pieces
-        v, m = (x.new_empty(16, (last - first) * across, c) for c in (x.shape[1], out))
-        torch.ops.stylegen.winograd_input(x, v, first)
-        torch.ops.stylegen.winograd_spread(g, m, first)
-        total += torch.bmm(m.transpose(1, 2), v)
-    w = (_GG.T @ total.reshape(16, -1)).reshape(3, 3, *total.shape[1:])
+    """The gradient [out, in, 3, 3] by w of `conv2d`, where g [N, out, H, W] is that by its result."""
+    u = torch.ops.stylegen.winograd_weight(_innermost(x), _innermost(g))
+    w = (_GG.T @ u.reshape(16, -1)).reshape(3, 3, *u.shape[1:])
     return w.permute(2, 3, 0, 1).to(x.dtype, memory_format=torch.channels_last)
 
 

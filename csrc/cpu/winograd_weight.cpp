@@ -1,0 +1,132 @@
+#include "parallel.h"
+#include "winograd_tiles.h"
+
+namespace stylegen {
+namespace cpu {
+namespace STYLEGEN_ISA {
+namespace {
+
+// Both factors as panels [16, channels / kPanel, tiles, kPanel]; bf16 has pairs of tiles side by side instead:
+// [16, channels / kPanel, tiles / 2, kPanel, 2].
+constexpr int kPanel = 2 * kWidth;
+constexpr int kRows = 8;  // of the result, in registers with kPanel columns
+template <class T>
+constexpr int kTogether = sizeof(T) == 2 ? 2 : 1;
+
+template <class T, int size, class Transform>
+void to_panels(const T* picture, const Tiles& tiles, int64_t first, int64_t count, T* panels,
+               const Transform& transform) {
+  constexpr int together = kTogether<T>;
+  const int64_t groups = divide_up(count, together), channels = tiles.s.c;
+  parallel(groups, 1 + 16384 / channels, [&](int64_t begin, int64_t end) {
+    for (int64_t group = begin; group < end; group++) {
+      Neighbourhood<T, size> around[together];
+      for (int k = 0; k < together; k++)
+        if (group * together + k < count) around[k] = {picture, tiles, first + group * together + k};
+      for (int64_t c = 0; c < channels; c += kWidth) {
+        V v[together][4][4];
+        for (int k = 0; k < together; k++) around[k].transformed(c, v[k], transform);
+        for (int64_t i = 0; i < 16; i++) {
+          const int64_t panel = i * (channels / kPanel) + c / kPanel;
+          T* out = panels + ((panel * groups + group) * kPanel + c % kPanel) * together;
+          if constexpr (together == 1) {
+            store(out, v[0][i / 4][i % 4]);
+          } else {
+            using I = Ints<float>;
+            const I low = float_to_bfloat16<V, I>(v[0][i / 4][i % 4]) & 0xffff;
+            const I both = low | (float_to_bfloat16<V, I>(v[1][i / 4][i % 4]) << 16);
+            std::memcpy(out, &both, sizeof both);
+          }
+        }
+      }
+    }
+  });
+}
+
+// sums [kRows, kPanel], rows `stride` apart, += m^T [kRows, groups] @ v [groups, kPanel]
+STYLEGEN_INLINE void accumulate(const float* m, const float* v, float* sums, int64_t stride, int64_t groups) {
+  V s[kRows][2];
+  for (int r = 0; r < kRows; r++)
+    for (int i = 0; i < 2; i++) s[r][i] = widen(sums + r * stride + i * kWidth);
+  for (int64_t t = 0; t < groups; t++) {
+    const V left = widen(v + t * kPanel), right = widen(v + t * kPanel + kWidth);
+    for (int r = 0; r < kRows; r++) {
+      const float factor = m[t * kPanel + r];
+      s[r][0] = s[r][0] + left * factor;
+      s[r][1] = s[r][1] + right * factor;
+    }
+  }
+  for (int r = 0; r < kRows; r++)
+    for (int i = 0; i < 2; i++) store(sums + r * stride + i * kWidth, s[r][i]);
+}
+
+#if defined(__AVX512F__) && defined(__GNUC__)
+__attribute__((target("avx512bf16"))) void accumulate(const bfloat16* m, const bfloat16* v, float* sums, int64_t stride,
+                                                      int64_t groups) {
+  __m512 s[kRows][2];
+  for (int r = 0; r < kRows; r++)
+    for (int i = 0; i < 2; i++) s[r][i] = _mm512_loadu_ps(sums + r * stride + i * kWidth);
+  for (int64_t t = 0; t < groups; t++) {
+    const __m512bh left = (__m512bh)_mm512_loadu_si512(v + t * 2 * kPanel);
+    const __m512bh right = (__m512bh)_mm512_loadu_si512(v + t * 2 * kPanel + kPanel);
+    for (int r = 0; r < kRows; r++) {
+      int32_t pair;
+      std::memcpy(&pair, m + (t * kPanel + r) * 2, sizeof pair);
+      const __m512bh factors = (__m512bh)_mm512_set1_epi32(pair);
+      s[r][0] = _mm512_dpbf16_ps(s[r][0], left, factors);
+      s[r][1] = _mm512_dpbf16_ps(s[r][1], right, factors);
+    }
+  }
+  for (int r = 0; r < kRows; r++)
+    for (int i = 0; i < 2; i++) _mm512_storeu_ps(sums + r * stride + i * kWidth, s[r][i]);
+}
+#else
+// Correct where it is not fast: see winograd_pays.
+inline void accumulate(const bfloat16* m, const bfloat16* v, float* sums, int64_t stride, int64_t groups) {
+  const auto number = [](bfloat16 b) { return bit_cast<float>(int32_t(b.bits) << 16); };
+  for (int r = 0; r < kRows; r++)
+    for (int c = 0; c < kPanel; c++)
+      for (int64_t t = 0; t < groups; t++)
+        for (int k = 0; k < 2; k++)
+          sums[r * stride + c] += number(m[(t * kPanel + r) * 2 + k]) * number(v[(t * kPanel + c) * 2 + k]);
+}
+#endif
+
+template <class T>
+void weight(const WinogradWeightParams& p) {
+  Shape g_shape = p.shape;
+  g_shape.c = p.out;
+  const Tiles x_tiles{p.shape}, g_tiles{g_shape};
+  const int64_t in = p.shape.c, out = p.out;
+  // As many tiles at a time as let a factor take a quarter of a common last-level cache.
+  const int64_t fits = (int64_t(8) << 20) / (16 * larger(in, out) * static_cast<int64_t>(sizeof(T)));
+  const int64_t piece = larger<int64_t>(2, smaller(fits, x_tiles.count) / 2 * 2);
+  Buffer<T> v(16 * in * piece), m(16 * out * piece);
+  std::memset(p.du, 0, sizeof(float) * static_cast<size_t>(16 * in * out));
+  for (int64_t first = 0; first < x_tiles.count; first += piece) {
+    const int64_t count = smaller(piece, x_tiles.count - first), groups = divide_up(count, kTogether<T>);
+    to_panels<T, 4>(static_cast<const T*>(p.x), x_tiles, first, count, v.get(), input_transform);
+    to_panels<T, 2>(static_cast<const T*>(p.g), g_tiles, first, count, m.get(), spread_transform);
+    const int64_t panel_size = groups * kPanel * kTogether<T>;
+    parallel(16 * (in / kPanel), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t panel = begin; panel < end; panel++) {
+        const int64_t i = panel / (in / kPanel), c = panel % (in / kPanel) * kPanel;
+        for (int64_t k = 0; k < out; k += kRows) {
+          const T* left = m.get() + (i * (out / kPanel) + k / kPanel) * panel_size + k % kPanel * kTogether<T>;
+          accumulate(left, v.get() + panel * panel_size, p.du + (i * out + k) * in + c, in, groups);
+        }
+      }
+    });
+  }
+}
+
+}  // namespace
+
+void winograd_weight(const WinogradWeightParams& p) {
+  if (p.dtype == DType::f32) return weight<float>(p);
+  weight<bfloat16>(p);
+}
+
+}  // namespace STYLEGEN_ISA
+}  // namespace cpu
+}  // namespace stylegen
