@@ -55,7 +55,8 @@ class Filter {
     for (int i = 0; i < p.kw * (p.fy ? 1 : p.kh); i++) taps[i] = p.fx[i];
   }
 
-  int64_t rows() const { return images * p.out.h; }
+  // Threads share groups of kRows rows, of which one begins at the first row that has all its taps in the picture.
+  int64_t groups() const { return images * groups_of_image(); }
   int64_t row_size() const { return p.out.w * inner; }
 
   template <bool Stream>
@@ -66,17 +67,18 @@ class Filter {
     const Buffer<A> weights(p.kh + 2);
     const Buffer<A> block(kRows * (block_chunk() + p.kw * inner));
     std::memset(sums.get(), 0, static_cast<size_t>(width) * sizeof(A));  // the padding stays zero
-    for (int64_t row = first; row < last; row++) {
-      const Scratch s = {sums.get(), total.get(), sources.get(), weights.get(), block.get()};
-      const T* x = static_cast<const T*>(p.x) + row / p.out.h * p.in.h * p.in.w * inner;
-      T* y = static_cast<T*>(p.y) + row * row_size();
-      if (row % p.out.h + kRows <= p.out.h && row + kRows <= last && alike(row % p.out.h)) {
-        rows_together<Stream>(x, y, row % p.out.h, s);
-        row += kRows - 1;
-      } else if (p.fy)
-        separable<Stream>(x, y, row % p.out.h, s);
-      else
-        general(x, y, row % p.out.h, s);
+    const Scratch s = {sums.get(), total.get(), sources.get(), weights.get(), block.get()};
+    for (int64_t group = first; group < last; group++) {
+      const int64_t image = group / groups_of_image(), begin = group % groups_of_image() * kRows - lead();
+      const int64_t end = smaller(begin + kRows, p.out.h);
+      const T* x = static_cast<const T*>(p.x) + image * p.in.h * p.in.w * inner;
+      T* y = static_cast<T*>(p.y) + image * p.out.h * row_size();
+      if (begin >= 0 && end == begin + kRows && alike(begin)) {
+        rows_together<Stream>(x, y + begin * row_size(), begin, s);
+        continue;
+      }
+      for (int64_t row = larger<int64_t>(begin, 0); row < end; row++)
+        p.fy ? separable<Stream>(x, y + row * row_size(), row, s) : general(x, y + row * row_size(), row, s);
     }
     if (Stream) stream_fence();
   }
@@ -88,6 +90,10 @@ class Filter {
     A* weights;
     A* block;  // [kRows, block_chunk() + kw * inner]
   };
+
+  // Rows that the first group lacks.
+  int64_t lead() const { return kRows - 1 - (larger<int64_t>(p.pad_y, p.edge != 0) + kRows - 1) % kRows; }
+  int64_t groups_of_image() const { return divide_up(lead() + p.out.h, kRows); }
 
   // Whether kRows rows from `oy` on have the same taps: none of them beyond the picture or corrected at its edge.
   bool alike(int64_t oy) const {
@@ -287,7 +293,7 @@ void small_planes(const UpfirdnParams& p) {
       T* to = static_cast<T*>(p.y) + k * kPlanes * out;
       for (int64_t j = 0; j < some; j++)
         for (int64_t i = 0; i < in; i++) x[i * kPlanes + j] = from[j * in + i];
-      filter.template run<false>(0, p.out.h);
+      filter.template run<false>(0, filter.groups());
       for (int64_t j = 0; j < some; j++)
         for (int64_t i = 0; i < out; i++) to[j * out + i] = y[i * kPlanes + j];
     }
@@ -300,9 +306,9 @@ void run(const UpfirdnParams& p) {
       p.out.h * p.out.w <= 4 * kSmallPlane)
     return small_planes<T>(p);
   const Filter<T> filter(p);
-  const bool stream = filter.rows() * filter.row_size() * static_cast<int64_t>(sizeof(T)) >= kStreamBytes &&
+  const bool stream = p.out.n * p.out.c * p.out.h * p.out.w * static_cast<int64_t>(sizeof(T)) >= kStreamBytes &&
                       reinterpret_cast<uintptr_t>(p.y) % sizeof(T) == 0;
-  parallel(filter.rows(), divide_up(32768, filter.row_size()), [&](int64_t first, int64_t last) {
+  parallel(filter.groups(), divide_up(32768, kRows * filter.row_size()), [&](int64_t first, int64_t last) {
     if (stream)
       filter.template run<true>(first, last);
     else
