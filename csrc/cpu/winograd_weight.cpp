@@ -6,14 +6,14 @@ namespace cpu {
 namespace STYLEGEN_ISA {
 namespace {
 
-// Both factors as panels [16, channels / kPanel, tiles, kPanel]; bf16 has pairs of tiles side by side instead:
-// [16, channels / kPanel, tiles / 2, kPanel, 2].
-constexpr int kPanel = 2 * kWidth;
-constexpr int kRows = 8;  // of the result, in registers with kPanel columns
+// Both factors as panels [16, channels / width, tiles, width]; bf16 has pairs of tiles side by side instead:
+// [16, channels / width, tiles / 2, width, 2].
+constexpr int kColumns = 2 * kWidth;  // of the result in registers, the width of x's panels
+constexpr int kRows = 8;              // likewise, of g's
 template <class T>
 constexpr int kTogether = sizeof(T) == 2 ? 2 : 1;
 
-template <class T, int size, class Transform>
+template <class T, int size, int width, class Transform>
 void to_panels(const T* picture, const Tiles& tiles, int64_t first, int64_t count, T* panels,
                const Transform& transform) {
   constexpr int together = kTogether<T>;
@@ -27,15 +27,20 @@ void to_panels(const T* picture, const Tiles& tiles, int64_t first, int64_t coun
         V v[together][4][4];
         for (int k = 0; k < together; k++) around[k].transformed(c, v[k], transform);
         for (int64_t i = 0; i < 16; i++) {
-          const int64_t panel = i * (channels / kPanel) + c / kPanel;
-          T* out = panels + ((panel * groups + group) * kPanel + c % kPanel) * together;
+          T row[kWidth * together];
           if constexpr (together == 1) {
-            store(out, v[0][i / 4][i % 4]);
+            store(row, v[0][i / 4][i % 4]);
           } else {
             using I = Ints<float>;
             const I low = float_to_bfloat16<V, I>(v[0][i / 4][i % 4]) & 0xffff;
             const I both = low | (float_to_bfloat16<V, I>(v[1][i / 4][i % 4]) << 16);
-            std::memcpy(out, &both, sizeof both);
+            std::memcpy(row, &both, sizeof both);
+          }
+          constexpr int piece = width < kWidth ? width : kWidth;
+          for (int k = 0; k < kWidth; k += piece) {
+            const int64_t panel = i * (channels / width) + (c + k) / width;
+            T* out = panels + ((panel * groups + group) * width + (c + k) % width) * together;
+            std::memcpy(out, row + k * together, sizeof(T) * piece * together);
           }
         }
       }
@@ -43,15 +48,15 @@ void to_panels(const T* picture, const Tiles& tiles, int64_t first, int64_t coun
   });
 }
 
-// sums [kRows, kPanel], rows `stride` apart, += m^T [kRows, groups] @ v [groups, kPanel]
+// sums [kRows, kColumns], rows `stride` apart, += m^T [kRows, groups] @ v [groups, kColumns]
 STYLEGEN_INLINE void accumulate(const float* m, const float* v, float* sums, int64_t stride, int64_t groups) {
   V s[kRows][2];
   for (int r = 0; r < kRows; r++)
     for (int i = 0; i < 2; i++) s[r][i] = widen(sums + r * stride + i * kWidth);
   for (int64_t t = 0; t < groups; t++) {
-    const V left = widen(v + t * kPanel), right = widen(v + t * kPanel + kWidth);
+    const V left = widen(v + t * kColumns), right = widen(v + t * kColumns + kWidth);
     for (int r = 0; r < kRows; r++) {
-      const float factor = m[t * kPanel + r];
+      const float factor = m[t * kRows + r];
       s[r][0] = s[r][0] + left * factor;
       s[r][1] = s[r][1] + right * factor;
     }
@@ -67,11 +72,11 @@ __attribute__((target("avx512bf16"))) void accumulate(const bfloat16* m, const b
   for (int r = 0; r < kRows; r++)
     for (int i = 0; i < 2; i++) s[r][i] = _mm512_loadu_ps(sums + r * stride + i * kWidth);
   for (int64_t t = 0; t < groups; t++) {
-    const __m512bh left = (__m512bh)_mm512_loadu_si512(v + t * 2 * kPanel);
-    const __m512bh right = (__m512bh)_mm512_loadu_si512(v + t * 2 * kPanel + kPanel);
+    const __m512bh left = (__m512bh)_mm512_loadu_si512(v + t * 2 * kColumns);
+    const __m512bh right = (__m512bh)_mm512_loadu_si512(v + t * 2 * kColumns + kColumns);
     for (int r = 0; r < kRows; r++) {
       int32_t pair;
-      std::memcpy(&pair, m + (t * kPanel + r) * 2, sizeof pair);
+      std::memcpy(&pair, m + (t * kRows + r) * 2, sizeof pair);
       const __m512bh factors = (__m512bh)_mm512_set1_epi32(pair);
       s[r][0] = _mm512_dpbf16_ps(s[r][0], left, factors);
       s[r][1] = _mm512_dpbf16_ps(s[r][1], right, factors);
@@ -85,10 +90,10 @@ __attribute__((target("avx512bf16"))) void accumulate(const bfloat16* m, const b
 inline void accumulate(const bfloat16* m, const bfloat16* v, float* sums, int64_t stride, int64_t groups) {
   const auto number = [](bfloat16 b) { return bit_cast<float>(int32_t(b.bits) << 16); };
   for (int r = 0; r < kRows; r++)
-    for (int c = 0; c < kPanel; c++)
+    for (int c = 0; c < kColumns; c++)
       for (int64_t t = 0; t < groups; t++)
         for (int k = 0; k < 2; k++)
-          sums[r * stride + c] += number(m[(t * kPanel + r) * 2 + k]) * number(v[(t * kPanel + c) * 2 + k]);
+          sums[r * stride + c] += number(m[(t * kRows + r) * 2 + k]) * number(v[(t * kColumns + c) * 2 + k]);
 }
 #endif
 
@@ -105,16 +110,15 @@ void weight(const WinogradWeightParams& p) {
   std::memset(p.du, 0, sizeof(float) * static_cast<size_t>(16 * in * out));
   for (int64_t first = 0; first < x_tiles.count; first += piece) {
     const int64_t count = smaller(piece, x_tiles.count - first), groups = divide_up(count, kTogether<T>);
-    to_panels<T, 4>(static_cast<const T*>(p.x), x_tiles, first, count, v.get(), input_transform);
-    to_panels<T, 2>(static_cast<const T*>(p.g), g_tiles, first, count, m.get(), spread_transform);
-    const int64_t panel_size = groups * kPanel * kTogether<T>;
-    parallel(16 * (in / kPanel), 1, [&](int64_t begin, int64_t end) {
+    to_panels<T, 4, kColumns>(static_cast<const T*>(p.x), x_tiles, first, count, v.get(), input_transform);
+    to_panels<T, 2, kRows>(static_cast<const T*>(p.g), g_tiles, first, count, m.get(), spread_transform);
+    const int64_t across = in / kColumns, step = groups * kTogether<T>;
+    parallel(16 * across, 1, [&](int64_t begin, int64_t end) {
       for (int64_t panel = begin; panel < end; panel++) {
-        const int64_t i = panel / (in / kPanel), c = panel % (in / kPanel) * kPanel;
-        for (int64_t k = 0; k < out; k += kRows) {
-          const T* left = m.get() + (i * (out / kPanel) + k / kPanel) * panel_size + k % kPanel * kTogether<T>;
-          accumulate(left, v.get() + panel * panel_size, p.du + (i * out + k) * in + c, in, groups);
-        }
+        const int64_t i = panel / across, c = panel % across * kColumns;
+        for (int64_t k = 0; k < out; k += kRows)
+          accumulate(m.get() + (i * out + k) * step, v.get() + panel * kColumns * step, p.du + (i * out + k) * in + c,
+                     in, groups);
       }
     });
   }
