@@ -5,6 +5,7 @@ from torch import Tensor
 
 from stylegen.config import Config
 from stylegen.images import fade_reals, to_float
+from stylegen.networks.layers import shared_kernels
 from stylegen.networks.stylegan import Generator as StyleGAN
 
 from . import ema, losses, optim, rng
@@ -49,18 +50,19 @@ def d_step(state: TrainState, stage: Stage, reals: Tensor, labels: Tensor) -> St
     mixing_factors = torch.rand(len(reals), 1, 1, 1, generator=draw).to(reals.device)
     flips = torch.rand(len(reals), 1, generator=draw).to(reals.device) < loss_config.label_flip
     every = loss_config.penalty_interval * stage.batch
-    loss, stats = losses.d_loss(
-        loss_config,
-        _discriminate(state, stage),
-        reals,
-        fakes,
-        labels,
-        penalise=loss_config.penalty_interval == 1 or due(every, seen, seen + stage.batch),
-        mixing_factors=mixing_factors,
-        flips=flips if loss_config.label_flip else None,
-        upscale=float(1 << (config.generator.levels - 1 - stage.level)),
-    )
-    optim.backward(loss, state.opt_d)
+    with shared_kernels(state.D):
+        loss, stats = losses.d_loss(
+            loss_config,
+            _discriminate(state, stage),
+            reals,
+            fakes,
+            labels,
+            penalise=loss_config.penalty_interval == 1 or due(every, seen, seen + stage.batch),
+            mixing_factors=mixing_factors,
+            flips=flips if loss_config.label_flip else None,
+            upscale=float(1 << (config.generator.levels - 1 - stage.level)),
+        )
+        optim.backward(loss, state.opt_d)
     stats["skipped/d"] = torch.tensor(float(not optim.step(state.opt_d)))
     if loss_config.weight_clip > 0:
         losses.clip_weights(state.D, loss_config.weight_clip)

@@ -1,6 +1,8 @@
 """Layers that the families share. Weights have an equalised learning rate (ProGAN, Karras et al. 2018, section 4.1)."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -53,9 +55,14 @@ class Conv(nn.Module):
         self.coef = gain / math.sqrt(fan_in * kernel * kernel)
         self.scale, self.blur = scale, blur
         self.frozen: Tensor | None = None
+        self.shared: dict[torch.dtype, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel = self.kernel(x.dtype) if self.frozen is None else self.frozen
+        kernel = self.frozen if self.shared is None else self.shared.get(x.dtype)
+        if kernel is None:
+            kernel = self.kernel(x.dtype)
+            if self.shared is not None:
+                self.shared[x.dtype] = kernel
         if self.scale == "same":
             return conv2d(x, kernel, padding=kernel.shape[-1] // 2)
         return (down_conv2d if self.scale == "down" else up_conv2d)(x, kernel, self.blur)
@@ -73,6 +80,19 @@ class Conv(nn.Module):
     def freeze(self, dtype: torch.dtype) -> None:
         """Computes the kernel for inputs of `dtype` once and for all; later changes of the weights have no effect."""
         self.frozen = self.kernel(dtype).contiguous(memory_format=torch.channels_last)
+
+
+@contextmanager
+def shared_kernels(network: nn.Module) -> Iterator[None]:
+    """Within it, all passes through `network` use the same kernels: for a step in which no weight changes."""
+    convolutions = [module for module in network.modules() if isinstance(module, Conv)]
+    for module in convolutions:
+        module.shared = {}
+    try:
+        yield
+    finally:
+        for module in convolutions:
+            module.shared = None
 
 
 class ToRGB(Conv):

@@ -47,33 +47,37 @@ def conv_transpose2d(x: Tensor, w: Tensor, *, stride: int = 1, padding: int = 0)
 
 
 class _Conv(torch.autograd.Function):
-    """y(x, w)."""
+    """y(x, w). `u`: w as winograd.weights makes it, where another call on the same w has."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, stride: int, padding: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, stride: int, padding: int, u: Tensor | None = None) -> Tensor:
         ctx.save_for_backward(x, w)
-        ctx.how = stride, padding
+        ctx.how, ctx.u = (stride, padding), u
         if winograd.pays(x, w.shape, stride, padding):
-            return winograd.conv2d(x, w)
+            ctx.u = winograd.weights(w) if u is None else u
+            return winograd.conv2d(x, ctx.u)
         return F.conv2d(x, w, stride=stride, padding=padding)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, w = ctx.saved_tensors
-        dx = _ConvInput.apply(g, w, x.shape[2:], *ctx.how) if ctx.needs_input_grad[0] else None
+        dx = _ConvInput.apply(g, w, x.shape[2:], *ctx.how, ctx.u) if ctx.needs_input_grad[0] else None
         dw = _ConvWeight.apply(x, g, w.shape, *ctx.how) if ctx.needs_input_grad[1] and _wanted["weights"] else None
-        return dx, dw, None, None
+        return dx, dw, None, None, None
 
 
 class _ConvInput(torch.autograd.Function):
-    """The gradient of y by x, of height and width `size`, where g is that by y."""
+    """The gradient of y by x, of height and width `size`, where g is that by y. `u` as in _Conv."""
 
     @staticmethod
-    def forward(ctx: Any, g: Tensor, w: Tensor, size: list[int], stride: int, padding: int) -> Tensor:
+    def forward(
+        ctx: Any, g: Tensor, w: Tensor, size: list[int], stride: int, padding: int, u: Tensor | None = None
+    ) -> Tensor:
         ctx.save_for_backward(g, w)
-        ctx.how = stride, padding
+        ctx.how, ctx.u = (stride, padding), u
         if winograd.pays(g, w.shape, stride, padding):
-            return winograd.input_gradient(g, w)
+            ctx.u = winograd.weights(w) if u is None else u
+            return winograd.input_gradient(g, ctx.u)
         if stride == 1:
             return conv2d_input([len(g), w.shape[1], *size], w, g, stride=stride, padding=padding)
         least = [(n - 1) * stride - 2 * padding + k for n, k in zip(g.shape[2:], w.shape[2:], strict=True)]
@@ -83,9 +87,9 @@ class _ConvInput(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         g, w = ctx.saved_tensors
-        dg = _Conv.apply(d, w, *ctx.how) if ctx.needs_input_grad[0] else None
+        dg = _Conv.apply(d, w, *ctx.how, ctx.u) if ctx.needs_input_grad[0] else None
         dw = _ConvWeight.apply(d, g, w.shape, *ctx.how) if ctx.needs_input_grad[1] and _wanted["weights"] else None
-        return dg, dw, None, None, None
+        return dg, dw, None, None, None, None
 
 
 class _ConvWeight(torch.autograd.Function):

@@ -57,7 +57,8 @@ def down_kernel(w: Tensor) -> Tensor:
 def up_kernel(w: Tensor) -> Tensor:
     """Weights [out, in, 3, 3], correlated as in `conv2d`, as `up_conv2d` takes them: [in, out, k, k]."""
     w = w.flip([2, 3]).transpose(0, 1)
-    return w if _cheap(w) else spread(w)
+    w = w if _cheap(w) else spread(w)
+    return w if native.referenced() else w.contiguous(memory_format=torch.channels_last)
 
 
 def blur2d(x: Tensor, taps: Taps) -> Tensor:

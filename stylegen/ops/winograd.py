@@ -38,14 +38,20 @@ def pays(x: Tensor, shape: Sequence[int], stride: int, padding: int) -> bool:
     )
 
 
-def conv2d(x: Tensor, w: Tensor) -> Tensor:
-    """As torch's, with padding 1: x [N, in, H, W], w [out, in, 3, 3] -> [N, out, H, W], channels innermost."""
-    return torch.ops.stylegen.winograd_conv2d(_innermost(x), _weights(w), False)
+def weights(w: Tensor) -> Tensor:
+    """w [out, in, 3, 3] as the functions below take it: G w G^T as [16, out, in]."""
+    u = _GG @ w.permute(2, 3, 0, 1).reshape(9, -1).float()
+    return u.to(w.dtype).reshape(16, *w.shape[:2])
 
 
-def input_gradient(g: Tensor, w: Tensor) -> Tensor:
+def conv2d(x: Tensor, u: Tensor) -> Tensor:
+    """As torch's, with padding 1: x [N, in, H, W], u of w [out, in, 3, 3] -> [N, out, H, W], channels innermost."""
+    return torch.ops.stylegen.winograd_conv2d(_innermost(x), u, False)
+
+
+def input_gradient(g: Tensor, u: Tensor) -> Tensor:
     """The gradient by x of `conv2d`, where g [N, out, H, W] is that by its result: the convolution turned round."""
-    return torch.ops.stylegen.winograd_conv2d(_innermost(g), _weights(w), True)
+    return torch.ops.stylegen.winograd_conv2d(_innermost(g), u, True)
 
 
 def weight_gradient(x: Tensor, g: Tensor) -> Tensor:
@@ -53,12 +59,6 @@ def weight_gradient(x: Tensor, g: Tensor) -> Tensor:
     u = torch.ops.stylegen.winograd_weight(_innermost(x), _innermost(g))
     w = (_GG.T @ u.reshape(16, -1)).reshape(3, 3, *u.shape[1:])
     return w.permute(2, 3, 0, 1).to(x.dtype, memory_format=torch.channels_last)
-
-
-def _weights(w: Tensor) -> Tensor:
-    """G w G^T as [16, out, in]."""
-    u = _GG @ w.permute(2, 3, 0, 1).reshape(9, -1).float()
-    return u.to(w.dtype).reshape(16, *w.shape[:2])
 
 
 def _innermost(x: Tensor) -> Tensor:
