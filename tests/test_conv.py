@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from stylegen import ops
-from stylegen.ops import native, winograd
+from stylegen.ops import native, resample, winograd
 
 BLURS = [(), (1.0, 2.0, 1.0), (1.0, 3.0, 1.0), (1.0, 3.0, 3.0, 1.0), (1.0, 2.0, 4.0)]
 
@@ -102,3 +102,12 @@ def test_fewer_products(dtype, tolerance, shape, out, layout):
 def test_fewer_products_repeat_exactly():
     x, w = normal(2, 128, 16, 16, dtype=torch.float32), normal(128, 128, 3, 3, dtype=torch.float32)
     assert torch.equal(ops.conv2d(x, w, padding=1), ops.conv2d(x, w, padding=1))
+
+
+def test_training_after_generating():
+    """What is kept between calls serves both."""
+    x, w = normal(1, 32, 4, 4), ops.up_kernel(normal(32, 32, 3, 3))
+    resample._filter.cache_clear()
+    with torch.inference_mode():
+        ops.up_conv2d(x, w)
+    ops.up_conv2d(x, w).sum().backward()

@@ -92,4 +92,5 @@ def _joint(blur: Taps) -> tuple[Taps, float] | None:
 
 @lru_cache(maxsize=64)
 def _filter(taps: Taps, device: torch.device) -> Tensor:
-    return setup_filter(taps, device=device)
+    with torch.inference_mode(False):  # it is kept, and training may use it next
+        return setup_filter(taps, device=device)
