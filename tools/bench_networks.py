@@ -5,7 +5,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import Any, TypeVar
@@ -79,7 +79,9 @@ def generate(floor: Floor, task: Generation, precisions: list[str], repeats: int
     plain = task.call(REFERENCE)
     variants = {name: task.call(name) for name in precisions} | ({REFERENCE: plain} if baseline else {})
     exact, flops = plain(), count_flops(plain)
-    samples = interleave(variants, repeats, min_ms=0)
+    with elsewhere(task.call, REFERENCE) as plain_elsewhere:
+        timed = variants | ({REFERENCE: plain_elsewhere} if baseline else {})
+        samples = interleave(timed, repeats, min_ms=0)
     size = size_text((exact.shape[2], exact.shape[3]))
     name = f"{task.network or 'stylegan-1024, random weights'}, {size}, batch {task.batch}"
     for variant, call in variants.items():
@@ -110,7 +112,8 @@ def peak_mb(task: Generation, variant: str) -> float | None:
 
 
 def _peak_mb(task: Generation, variant: str, threads: int) -> float | None:
-    keep_freed()
+    if variant != REFERENCE:
+        keep_freed()
     torch.set_num_threads(threads)
     task.call(variant)()
     if torch.device(task.device).type == "cuda":
@@ -163,10 +166,10 @@ def train(
         flops = count_flops(plain) / interval
         variants = {name: iteration(config, device, name) for name in precisions}
         variants |= {REFERENCE: plain} if baseline else {}
-        samples = {
-            variant: [ms / interval for ms in values]
-            for variant, values in interleave(variants, repeats, min_ms=0).items()
-        }
+        with elsewhere(iteration, config, device, REFERENCE) as plain_elsewhere:
+            timed = variants | ({REFERENCE: plain_elsewhere} if baseline else {})
+            samples = interleave(timed, repeats, min_ms=0)
+        samples = {variant: [ms / interval for ms in values] for variant, values in samples.items()}
         batch = int(config.schedule.batch_default)
         for variant in variants:
             dtype = DTYPE_OF[variant]
@@ -202,6 +205,26 @@ def under(variant: str, call: Callable[[], T]) -> Callable[[], T]:
             return call()
 
     return run
+
+
+@contextmanager
+def elsewhere(build: Callable[..., Callable[[], object]], *arguments: Any) -> Iterator[Callable[[], None]]:
+    """Calls of build(*arguments) in a process of its own that manages memory as any PyTorch program does."""
+    context, threads = get_context("spawn"), torch.get_num_threads()
+    with ProcessPoolExecutor(1, context, initializer=_build, initargs=(threads, build, *arguments)) as pool:
+        yield lambda: pool.submit(_call).result()
+
+
+_built: list[Callable[[], object]] = []  # in that process
+
+
+def _build(threads: int, build: Callable[..., Callable[[], object]], *arguments: Any) -> None:
+    torch.set_num_threads(threads)
+    _built.append(build(*arguments))
+
+
+def _call() -> None:
+    _built[-1]()
 
 
 def most_time_in(call: Callable[[], object]) -> str:
