@@ -8,7 +8,9 @@ namespace cpu {
 namespace STYLEGEN_ISA {
 namespace {
 
-constexpr int64_t kTile = 256;  // pixels: with 512 channels they fit in the L2 cache
+constexpr int64_t kTile = 256;       // pixels: with 512 channels they fit in the L2 cache
+constexpr int64_t kSmallPlane = 64;  // pixels: too few for tiles
+constexpr int64_t kInL1 = 4096;      // elements
 
 // Backward, with r = 1 / sqrt(mean(x^2) + eps): dx = r (g - x r^2 mean(g x)).
 template <class T>
@@ -27,21 +29,54 @@ struct Norm {
     *b = *a * *a * *a * (gx / A(channels));
   }
 
-  // Channels innermost.
-  void pixel(int64_t at) const {
+  // `n` <= kLanes pixels with the channels innermost: one square root serves them all.
+  void pixels(int64_t at, int64_t n) const {
     constexpr int lanes = kLanes<A>;
-    Vec<A> xx = {}, gx = {};
-    const auto each = [&](auto body) {
+    A xx[lanes] = {}, gx[lanes] = {};  // then the factors a and b
+    const auto each = [&](int64_t first, auto body) {
       int64_t c = 0;
       for (; c + lanes <= channels; c += lanes)
-        body(widen(x + at + c), g ? widen(g + at + c) : Vec<A>{}, [&](Vec<A> v) { store(y + at + c, v); });
-      if (const int64_t n = channels - c)
-        body(widen(x + at + c, n), g ? widen(g + at + c, n) : Vec<A>{}, [&](Vec<A> v) { store(y + at + c, v, n); });
+        body(widen(x + first + c), g ? widen(g + first + c) : Vec<A>{}, [&](Vec<A> v) { store(y + first + c, v); });
+      if (const int64_t m = channels - c)
+        body(widen(x + first + c, m), g ? widen(g + first + c, m) : Vec<A>{},
+             [&](Vec<A> v) { store(y + first + c, v, m); });
     };
-    each([&](Vec<A> v, Vec<A> w, auto) { xx = xx + v * v, gx = gx + v * w; });
+    for (int64_t i = 0; i < n; i++) {
+      Vec<A> s = {}, q = {};
+      each(at + i * channels, [&](Vec<A> v, Vec<A> w, auto) { s = s + v * v, q = q + v * w; });
+      xx[i] = sum<A>(s);
+      if (g) gx[i] = sum<A>(q);
+    }
     Vec<A> a, b;
-    factors(splat(sum<A>(xx)), splat(sum<A>(gx)), &a, &b);
-    each([&](Vec<A> v, Vec<A> w, auto put) { put(result(v, w, a, b)); });
+    factors(widen(xx), widen(gx), &a, &b);
+    store(xx, a), store(gx, b);
+    for (int64_t i = 0; i < n; i++) {
+      const Vec<A> by = splat(xx[i]), less = splat(gx[i]);
+      each(at + i * channels, [&](Vec<A> v, Vec<A> w, auto put) { put(result(v, w, by, less)); });
+    }
+  }
+
+  // `n` <= kLanes adjacent pixels of contiguous planes of `stride` elements.
+  void narrow(int64_t at, int64_t stride, int64_t n) const {
+    constexpr int unroll = 4;
+    const bool whole = n == kLanes<A>;
+    Vec<A> xx[unroll] = {}, gx[unroll] = {}, a, b;
+    const auto load = [&](const T* p) { return whole ? widen(p) : widen(p, n); };
+    const auto add = [&](int64_t c, int k) {
+      const Vec<A> v = load(x + at + c * stride);
+      xx[k] = xx[k] + v * v;
+      if (g) gx[k] = gx[k] + v * load(g + at + c * stride);
+    };
+    int64_t c = 0;
+    for (; c + unroll <= channels; c += unroll)
+      for (int k = 0; k < unroll; k++) add(c + k, k);
+    for (; c < channels; c++) add(c, 0);
+    factors((xx[0] + xx[1]) + (xx[2] + xx[3]), (gx[0] + gx[1]) + (gx[2] + gx[3]), &a, &b);
+    for (c = 0; c < channels; c++) {
+      const int64_t to = at + c * stride;
+      const Vec<A> out = result(load(x + to), g ? load(g + to) : Vec<A>{}, a, b);
+      whole ? store(y + to, out) : store(y + to, out, n);
+    }
   }
 
   // `n` <= kTile adjacent pixels of a contiguous picture with planes of `stride` elements.
@@ -80,7 +115,14 @@ void run(const PixelNormParams& p) {
   const int64_t plane = p.shape.h * p.shape.w, grain = divide_up(16384, p.shape.c);
   if (p.shape.channels_last || plane == 1)
     return parallel(p.shape.n * plane, grain, [&](int64_t first, int64_t last) {
-      for (int64_t i = first; i < last; i++) norm.pixel(i * p.shape.c);
+      const int64_t group = smaller<int64_t>(kLanes<A>, larger<int64_t>(1, kInL1 / p.shape.c));
+      for (int64_t i = first; i < last; i += group) norm.pixels(i * p.shape.c, smaller(group, last - i));
+    });
+  if (plane <= kSmallPlane)
+    return parallel(p.shape.n, divide_up(grain, plane), [&](int64_t first, int64_t last) {
+      for (int64_t k = first; k < last; k++)
+        for (int64_t i = 0; i < plane; i += kLanes<A>)
+          norm.narrow(k * p.shape.c * plane + i, plane, smaller<int64_t>(kLanes<A>, plane - i));
     });
   const int64_t tiles = divide_up(plane, kTile);
   parallel(p.shape.n * tiles, divide_up(grain, kTile), [&](int64_t first, int64_t last) {
