@@ -34,6 +34,8 @@ def prepare(network: nn.Module, precision: str) -> nn.Module:
     for module in network.modules():
         if hasattr(module, "compute_dtype"):
             module.compute_dtype = _DTYPES[precision]
+        if hasattr(module, "arrange"):
+            module.arrange()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
     return network
 

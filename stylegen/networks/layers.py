@@ -77,6 +77,12 @@ class Conv(nn.Module):
         return up_kernel(weight.flip([2, 3]) if self.scale == "fused_up" else weight)
 
     @torch.no_grad()
+    def arrange(self) -> None:
+        """Puts the weights into the memory order of the kernel, so that neither it nor its gradient is transposed."""
+        flip = (lambda w: w.transpose(0, 1)) if self.scale in ("up", "fused_up") else (lambda w: w)
+        self.weight.data = flip(flip(self.weight.data).contiguous(memory_format=torch.channels_last))
+
+    @torch.no_grad()
     def freeze(self, dtype: torch.dtype) -> None:
         """Computes the kernel for inputs of `dtype` once and for all; later changes of the weights have no effect."""
         self.frozen = self.kernel(dtype).contiguous(memory_format=torch.channels_last)
