@@ -28,13 +28,25 @@ ACC = {
 _reference = contextvars.ContextVar("stylegen_reference", default=False)
 
 
-def define(schema: str, implementation: Callable, fake: Callable) -> Any:
-    """Defines torch.ops.stylegen.NAME by its schema, with a plain implementation and one on shapes alone."""
+def define(schema: str, implementation: Callable, fake: Callable) -> Callable:
+    """Defines torch.ops.stylegen.NAME by its schema, with a plain implementation and one on shapes alone.
+
+    Returns how to call it: past autograd, which is written in Python and slower than the smallest kernels, where no
+    gradient can be wanted.
+    """
     name = schema.partition("(")[0]
     library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     library.impl(name, implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(f"stylegen::{name}", fake, lib=library)
-    return getattr(torch.ops.stylegen, name).default
+    op = getattr(torch.ops.stylegen, name).default
+
+    def call(*args: Any) -> Any:
+        if torch.compiler.is_compiling() or (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)):
+            return op(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*args)
+
+    return call
 
 
 def differentiable(name: str, backward: Callable, setup_context: Callable) -> None:
