@@ -31,7 +31,7 @@ PACKAGES = {
 
 TENSORBOARD = ["tensorboard"]
 PLOT = ["matplotlib>=3.6"]
-TEST = ["pytest>=8"]
+TEST = ["pytest>=8", "nvidia-cuda-nvdisasm<13.3; sys_platform == 'linux'"]
 LINT = ["ruff>=0.9", "mypy>=1.14", "clang-format>=19", "pre-commit>=4", "types-tqdm"]
 
 
@@ -57,7 +57,15 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 CUDA_ARCHS = "75;80;86;89;90;100;120"
 # One build serves every torch from 2.10 and every CPython from 3.10 on.
 STABLE = {"TORCH_TARGET_VERSION": "0x020a000000000000", "Py_LIMITED_API": "0x030A0000"}
-UNIX_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=fast", "-fopenmp-simd"]
+UNIX_FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-fno-math-errno",
+    "-ffp-contract=fast",
+    "-fopenmp-simd",
+]
 UNIX_FLAGS.append(f"-ffile-prefix-map={ROOT}=.")  # the same module from any folder
 MSVC_FLAGS = ["/nologo", "/std:c++17", "/O2", "/EHsc", "/MD"]
 WINDOWS = os.name == "nt"

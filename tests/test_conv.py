@@ -99,9 +99,19 @@ def test_fewer_products(dtype, tolerance, shape, out, layout):
 
 
 @needs_native
-def test_fewer_products_repeat_exactly():
-    x, w = normal(2, 128, 16, 16, dtype=torch.float32), normal(128, 128, 3, 3, dtype=torch.float32)
-    assert torch.equal(ops.conv2d(x, w, padding=1), ops.conv2d(x, w, padding=1))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fewer_products_whatever_the_threads(dtype):
+    x, w = normal(9, 128, 16, 16, dtype=dtype), normal(128, 128, 3, 3, dtype=dtype)
+    assert winograd.pays(x, w.shape, 1, 1)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            y = ops.conv2d(x, w, padding=1)
+            results.append((y, *torch.autograd.grad(y.square().sum(), (x, w))))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_training_after_generating():
