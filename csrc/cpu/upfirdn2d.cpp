@@ -103,7 +103,7 @@ class Filter {
            top + p.kh + kRows - 1 <= p.in.h && (p.edge == 0 || (edge_in_reach && oy > 0 && oy + kRows < p.out.h));
   }
 
-  int64_t block_chunk() const { return larger<int64_t>(1, kChunk / 2 / inner) * inner; }  // whole pixels
+  int64_t block_chunk() const { return larger<int64_t>(kPixels, kBlock / inner) * inner; }
 
   template <bool Stream>
   void rows_together(const T* x, T* y, int64_t oy, const Scratch& s) const {
@@ -127,7 +127,7 @@ class Filter {
       for (int r = 0; r < kRows; r++) {
         Scratch one = s;
         one.sums = s.block + r * pitch - e - spans[0].begin;
-        flat_part<Stream>(one, y + r * row_size(), e, e + n);
+        flat_part<Stream>(one, y + r * row_size(), e, e + n, top + (p.kh - 1 + r) * p.in.w * inner + to);
       }
     }
   }
@@ -187,10 +187,11 @@ class Filter {
 
   // Outputs [done, stop) of a row without up- or downsampling along x.
   template <bool Stream>
-  void flat_part(const Scratch& s, T* y, int64_t done, int64_t stop) const {
+  void flat_part(const Scratch& s, T* y, int64_t done, int64_t stop, const T* ahead = nullptr) const {
     const int64_t total = row_size(), margin = p.edge != 0 ? inner : 0;
     const int64_t from = larger(done, margin), to = smaller(stop, total - margin);
-    if (from < to) convolve<T, Stream>(p.kw, s.sums + spans[0].begin + from, taps.get(), 1, inner, y + from, to - from);
+    if (from < to)
+      convolve<T, Stream>(p.kw, s.sums + spans[0].begin + from, taps.get(), 1, inner, y + from, to - from, ahead);
     if (margin && done == 0 && stop > 0) edge_pixel(s, y, 0);
     if (margin && stop == total && (p.out.w > 1 || done > 0)) edge_pixel(s, y, p.out.w - 1);
   }
@@ -241,7 +242,7 @@ class Filter {
 
   static void copy(const A* from, T* y, int64_t n) {
     const A one = 1;
-    convolve<T, 1, false>(1, from, &one, 1, 0, y, n);
+    convolve<T, 1, false>(1, from, &one, 1, 0, y, n, nullptr);
   }
 
   // Not separable: a row of taps at a time.

@@ -8,6 +8,8 @@ namespace STYLEGEN_ISA {
 namespace {
 
 constexpr int kRows = 4;          // output rows that are made together where they are alike
+constexpr int64_t kBlock = 1024;  // the same where rows are made together,
+constexpr int64_t kPixels = 16;   // and at least so many pixels, as those below the taps are copied to the next block
 constexpr int64_t kChunk = 2048;  // elements of the row sum before the taps along x follow
 
 // out = or += the sum of `count` <= 4 rows.
@@ -54,18 +56,17 @@ void sum_block(const T* x, int64_t pitch, const acc_t<T>* weights, acc_t<T>* out
     }
   };
   int64_t i = 0;
-  for (; i + kLanes<A> <= n; i += kLanes<A>) {
-    for (int r = 0; r < kRows; r++) prefetch(x + (taps - 1 + r) * pitch + i + kChunk / 2);  // the next block
+  for (; i + kLanes<A> <= n; i += kLanes<A>)
     each([&](const T* p) { return widen(p + i); }, [&](A* p, Vec<A> v) { store(p + i, v); });
-  }
   if (const int64_t rest = n - i)
     each([&](const T* p) { return widen(p + i, rest); }, [&](A* p, Vec<A> v) { store(p + i, v, rest); });
 }
 
 // y[i] = sum over m < count of taps[m * step] * v[i + m * stride]; `fixed` is count where the compiler knows it, or 0.
+// Meanwhile `ahead` (or null) is fetched: what the next sums will be made of.
 template <class T, int fixed, bool Stream>
 STYLEGEN_INLINE void convolve(int count, const acc_t<T>* v, const acc_t<T>* taps, int step, int64_t stride, T* y,
-                              int64_t n) {
+                              int64_t n, const T* ahead) {
   using A = acc_t<T>;
   Vec<A> tap[fixed ? fixed : 1];
   for (int m = 0; m < fixed; m++) tap[m] = splat(taps[m * step]);
@@ -88,25 +89,27 @@ STYLEGEN_INLINE void convolve(int count, const acc_t<T>* v, const acc_t<T>* taps
     i = smaller(n, until_aligned(y));
     if (i) part(0, i);
   }
-  for (; i + kLanes<A> <= n; i += kLanes<A>)
+  for (; i + kLanes<A> <= n; i += kLanes<A>) {
+    if (ahead) prefetch(ahead + i);
     store<T, Stream>(y + i, weigh([&](int64_t offset) { return widen(v + i + offset); }));
+  }
   if (i < n) part(i, n - i);
 }
 
 template <class T, bool Stream>
 STYLEGEN_INLINE void convolve(int count, const acc_t<T>* v, const acc_t<T>* taps, int step, int64_t stride, T* y,
-                              int64_t n) {
+                              int64_t n, const T* ahead = nullptr) {
   switch (count) {
     case 1:
-      return convolve<T, 1, Stream>(1, v, taps, step, stride, y, n);
+      return convolve<T, 1, Stream>(1, v, taps, step, stride, y, n, ahead);
     case 2:
-      return convolve<T, 2, Stream>(2, v, taps, step, stride, y, n);
+      return convolve<T, 2, Stream>(2, v, taps, step, stride, y, n, ahead);
     case 3:
-      return convolve<T, 3, Stream>(3, v, taps, step, stride, y, n);
+      return convolve<T, 3, Stream>(3, v, taps, step, stride, y, n, ahead);
     case 4:
-      return convolve<T, 4, Stream>(4, v, taps, step, stride, y, n);
+      return convolve<T, 4, Stream>(4, v, taps, step, stride, y, n, ahead);
     default:
-      return convolve<T, 0, Stream>(count, v, taps, step, stride, y, n);
+      return convolve<T, 0, Stream>(count, v, taps, step, stride, y, n, ahead);
   }
 }
 
