@@ -54,6 +54,8 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     avx512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
     ISAS["avx2"] = (["-mavx2", "-mfma", "-mf16c"], ["/arch:AVX2"])
     ISAS["avx512"] = (["-mavx2", "-mfma", "-mf16c", *avx512], ["/arch:AVX512"])
+    if os.name != "nt":
+        ISAS["avx512bf16"] = ([*ISAS["avx512"][0], "-mavx512bf16"], [])
 CUDA_ARCHS = "75;80;86;89;90;100;120"
 # One build serves every torch from 2.10 and every CPython from 3.10 on.
 STABLE = {"TORCH_TARGET_VERSION": "0x020a000000000000", "Py_LIMITED_API": "0x030A0000"}

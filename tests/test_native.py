@@ -236,9 +236,9 @@ def test_threads_change_nothing(name):
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2"])
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_lesser_processors(isa):
-    ladder = ["baseline", "avx2", "avx512"]
+    ladder = ["baseline", "avx2", "avx512", "avx512bf16"]
     if ladder.index(native.module.isa) <= ladder.index(isa):
         pytest.skip(f"this processor runs the {native.module.isa} kernels already")
     environment = os.environ | {"STYLEGEN_ISA": isa}

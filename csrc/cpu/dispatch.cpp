@@ -14,7 +14,7 @@ namespace stylegen {
 namespace cpu {
 namespace {
 
-const char* const kNames[] = {"baseline", "avx2", "avx512"};
+const char* const kNames[] = {"baseline", "avx2", "avx512", "avx512bf16"};
 
 int best() {
 #if defined(_MSC_VER) && defined(_M_X64)
@@ -31,10 +31,10 @@ int best() {
 #elif defined(__x86_64__)
   // Every processor with AVX2 and FMA has F16C, which older compilers cannot ask for.
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")
-             ? 2
-             : 1;
+  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+      !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
+    return 1;
+  return __builtin_cpu_supports("avx512bf16") ? 3 : 2;
 #else
   return 0;
 #endif
@@ -75,15 +75,22 @@ bool winograd_pays(DType dtype) {
 
 const char* isa() { return kNames[level()]; }
 
+#if defined(_MSC_VER)  // whose flags know no more than AVX-512
+#define STYLEGEN_BEST avx512
+#else
+#define STYLEGEN_BEST avx512bf16
+#endif
 #if defined(__x86_64__) || defined(_M_X64)
-#define STYLEGEN_DISPATCH(call) \
-  switch (level()) {            \
-    case 2:                     \
-      return avx512::call;      \
-    case 1:                     \
-      return avx2::call;        \
-    default:                    \
-      return baseline::call;    \
+#define STYLEGEN_DISPATCH(call)   \
+  switch (level()) {              \
+    case 3:                       \
+      return STYLEGEN_BEST::call; \
+    case 2:                       \
+      return avx512::call;        \
+    case 1:                       \
+      return avx2::call;          \
+    default:                      \
+      return baseline::call;      \
   }
 #else
 #define STYLEGEN_DISPATCH(call) return baseline::call;

@@ -26,6 +26,7 @@ STYLEGEN_DECLARE_KERNELS(baseline)
 #if defined(__x86_64__) || defined(_M_X64)
 STYLEGEN_DECLARE_KERNELS(avx2)
 STYLEGEN_DECLARE_KERNELS(avx512)
+STYLEGEN_DECLARE_KERNELS(avx512bf16)
 #endif
 
 namespace stylegen {

@@ -86,7 +86,11 @@ STYLEGEN_INLINE auto narrow(Vec<acc_t<T>> v) {
     if constexpr (IsHalf<T>::value)
       return _mm512_cvtps_ph(bit_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT);
     else
+#if defined(__AVX512BF16__)
+      return bit_cast<__m256i>(_mm512_cvtneps_pbh(bit_cast<__m512>(v)));  // denormals become 0
+#else
       return _mm512_cvtepi32_epi16(bit_cast<__m512i>(float_to_bfloat16<Vec<float>, Ints<float>>(v)));
+#endif
 #elif defined(__AVX2__)
     if constexpr (IsHalf<T>::value) {
       return _mm256_cvtps_ph(bit_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT);
