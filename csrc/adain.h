@@ -21,8 +21,8 @@ struct AdainParams {
   DType dtype;  // of x, y, g and dx
 
   // backward only
-  const void* g;  // gradient of y, like x
-  void* dx;       // like x
+  const void* g;    // gradient of y, like x
+  void* dx;         // like x
   void* dstrength;  // [c], acc_t, or null
   void* dbias;      // [c], acc_t
   void* dstyle;     // [n, 2 c], acc_t, or null

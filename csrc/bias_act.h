@@ -7,7 +7,8 @@ namespace stylegen {
 enum class Act : int { linear = 0, relu, lrelu, tanh, sigmoid, elu, selu, softplus, swish };
 
 // order 0: y = f(x + b).
-// order 1: y = g * f'(x + b). With `ref` the sign and the clamp are read from ref = f(x + b) instead of x and b (allowed
+// order 1: y = g * f'(x + b). With `ref` the sign and the clamp are read from ref = f(x + b) instead of x and b
+// (allowed
 //          for linear, relu and lrelu with gain > 0; x is then null).
 // order 2: y = g * gg * f''(x + b).
 // The derivative of the clamp is 1 strictly inside it and 0 elsewhere.

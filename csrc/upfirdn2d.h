@@ -12,10 +12,10 @@ struct UpfirdnParams {
   Shape in, out;    // same n, c and memory order
   int kw, kh;
   int up_x, up_y, down_x, down_y;
-  int pad_x, pad_y;   // left and top, negative to crop; the right and bottom ones follow from out's size
-  float edge;         // only with up = down = 1 and separable taps: along each axis, out[first] -= edge * in[first] and
-                      // out[last] -= edge * in[last] (in and out of that axis' pass, before the gain)
-  float gain;         // multiplies the result once
+  int pad_x, pad_y;  // left and top, negative to crop; the right and bottom ones follow from out's size
+  float edge;        // only with up = down = 1 and separable taps: along each axis, out[first] -= edge * in[first] and
+                     // out[last] -= edge * in[last] (in and out of that axis' pass, before the gain)
+  float gain;        // multiplies the result once
   DType dtype;
 };
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .config import PRECISIONS
+from .networks.layers import Conv
 
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -33,8 +34,8 @@ def prepare(network: nn.Module, precision: str) -> nn.Module:
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for module in network.modules():
         if hasattr(module, "compute_dtype"):
-            module.compute_dtype = _DTYPES[precision]
-        if hasattr(module, "arrange"):
+            setattr(module, "compute_dtype", _DTYPES[precision])  # noqa: B010 (which families have it is their matter)
+        if isinstance(module, Conv):
             module.arrange()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
     return network
@@ -46,7 +47,7 @@ def freeze(network: nn.Module) -> nn.Module:
     for parent in network.modules():
         if dtype := getattr(parent, "compute_dtype", None):
             for module in parent.modules():
-                if hasattr(module, "freeze"):
+                if isinstance(module, Conv):
                     module.freeze(dtype)
     return network
 

@@ -59,7 +59,7 @@ class _Conv(torch.autograd.Function):
         return F.conv2d(x, w, stride=stride, padding=padding)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, w = ctx.saved_tensors
         dx = _ConvInput.apply(g, w, x.shape[2:], *ctx.how, ctx.u) if ctx.needs_input_grad[0] else None
         dw = _ConvWeight.apply(x, g, w.shape, *ctx.how) if ctx.needs_input_grad[1] and _wanted["weights"] else None
@@ -85,7 +85,7 @@ class _ConvInput(torch.autograd.Function):
         return F.conv_transpose2d(g, w, stride=stride, padding=padding, output_padding=extra)
 
     @staticmethod
-    def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
         g, w = ctx.saved_tensors
         dg = _Conv.apply(d, w, *ctx.how, ctx.u) if ctx.needs_input_grad[0] else None
         dw = _ConvWeight.apply(d, g, w.shape, *ctx.how) if ctx.needs_input_grad[1] and _wanted["weights"] else None
@@ -104,7 +104,7 @@ class _ConvWeight(torch.autograd.Function):
         return conv2d_weight(x, shape, g, stride=stride, padding=padding)
 
     @staticmethod
-    def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
         x, g = ctx.saved_tensors
         dx = _ConvInput.apply(g, d, x.shape[2:], *ctx.how) if ctx.needs_input_grad[0] else None
         dg = _Conv.apply(x, d, *ctx.how) if ctx.needs_input_grad[1] else None
