@@ -13,37 +13,46 @@ constexpr int kRows = 8;              // likewise, of g's
 template <class T>
 constexpr int kTogether = sizeof(T) == 2 ? 2 : 1;
 
+// Writes one vector of channels of a group of tiles into the 16 matrices.
+template <class T, int size, int width, class Transform>
+STYLEGEN_INLINE void put(const Neighbourhood<T, size>* around, int64_t channel, T* out, int64_t step_i,
+                         int64_t step_panel, const Transform& transform) {
+  constexpr int together = kTogether<T>, piece = width < kWidth ? width : kWidth;
+  V v[together][4][4];
+  for (int k = 0; k < together; k++) around[k].transformed(channel, v[k], transform);
+  for (int64_t i = 0; i < 16; i++) {
+    T row[kWidth * together];
+    if constexpr (together == 1) {
+      store(row, v[0][i / 4][i % 4]);
+    } else {
+      using I = Ints<float>;
+      const I low = float_to_bfloat16<V, I>(v[0][i / 4][i % 4]) & 0xffff;
+      const I both = low | (float_to_bfloat16<V, I>(v[1][i / 4][i % 4]) << 16);
+      std::memcpy(row, &both, sizeof both);
+    }
+    for (int k = 0; k < kWidth; k += piece) {
+      T* to = out + i * step_i + (channel + k) / width * step_panel + (channel + k) % width * together;
+      std::memcpy(to, row + k * together, sizeof(T) * piece * together);
+    }
+  }
+}
+
 template <class T, int size, int width, class Transform>
 void to_panels(const T* picture, const Tiles& tiles, int64_t first, int64_t count, T* panels,
                const Transform& transform) {
-  constexpr int together = kTogether<T>;
+  constexpr int together = kTogether<T>, block = 8;  // groups at a time, so that lines of a panel are filled in turn
   const int64_t groups = divide_up(count, together), channels = tiles.s.c;
-  parallel(groups, 1 + 16384 / channels, [&](int64_t begin, int64_t end) {
-    for (int64_t group = begin; group < end; group++) {
-      Neighbourhood<T, size> around[together];
-      for (int k = 0; k < together; k++)
-        if (group * together + k < count) around[k] = {picture, tiles, first + group * together + k};
-      for (int64_t c = 0; c < channels; c += kWidth) {
-        V v[together][4][4];
-        for (int k = 0; k < together; k++) around[k].transformed(c, v[k], transform);
-        for (int64_t i = 0; i < 16; i++) {
-          T row[kWidth * together];
-          if constexpr (together == 1) {
-            store(row, v[0][i / 4][i % 4]);
-          } else {
-            using I = Ints<float>;
-            const I low = float_to_bfloat16<V, I>(v[0][i / 4][i % 4]) & 0xffff;
-            const I both = low | (float_to_bfloat16<V, I>(v[1][i / 4][i % 4]) << 16);
-            std::memcpy(row, &both, sizeof both);
-          }
-          constexpr int piece = width < kWidth ? width : kWidth;
-          for (int k = 0; k < kWidth; k += piece) {
-            const int64_t panel = i * (channels / width) + (c + k) / width;
-            T* out = panels + ((panel * groups + group) * width + (c + k) % width) * together;
-            std::memcpy(out, row + k * together, sizeof(T) * piece * together);
-          }
-        }
-      }
+  const int64_t step_panel = groups * width * together, step_i = channels / width * step_panel;
+  parallel(divide_up(groups, block), 1 + 16384 / (block * channels), [&](int64_t begin, int64_t end) {
+    for (int64_t start = begin * block; start < smaller(end * block, groups); start += block) {
+      const int64_t here = smaller<int64_t>(block, groups - start);
+      Neighbourhood<T, size> around[block * together];
+      for (int64_t k = 0; k < here * together; k++)
+        if (start * together + k < count) around[k] = {picture, tiles, first + start * together + k};
+      for (int64_t c = 0; c < channels; c += kWidth)
+        for (int64_t k = 0; k < here; k++)
+          put<T, size, width>(around + k * together, c, panels + (start + k) * width * together, step_i, step_panel,
+                              transform);
     }
   });
 }
