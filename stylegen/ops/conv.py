@@ -78,6 +78,8 @@ class _ConvInput(torch.autograd.Function):
         if winograd.pays(g, w.shape, stride, padding):
             ctx.u = winograd.weights(w) if u is None else u
             return winograd.input_gradient(g, ctx.u)
+        if stride == 1 and max(w.shape) <= 128 and w.shape[2] == w.shape[3] == 2 * padding + 1:
+            return F.conv2d(g, w.flip([2, 3]).transpose(0, 1), padding=padding)  # faster than the library's own
         if stride == 1:
             return conv2d_input([len(g), w.shape[1], *size], w, g, stride=stride, padding=padding)
         least = [(n - 1) * stride - 2 * padding + k for n, k in zip(g.shape[2:], w.shape[2:], strict=True)]
