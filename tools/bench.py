@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 
 DTYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
+
+def _writable(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """Refuses a file in a folder that is not there, before anything is measured."""
+    if value and not value.absolute().parent.is_dir():
+        raise click.BadParameter(f"there is no folder {value.absolute().parent}; make it first", ctx, param)
+    return value
+
+
 _AGAINST = (
     click.option(
         "--baseline",
@@ -38,7 +46,9 @@ _COMMON = (
         "--threads", type=click.IntRange(min=1), metavar="N", help="Threads.  [default: PyTorch's own choice]"
     ),
     click.option("--quick", is_flag=True, help="Tiny sizes: shows that everything runs, not how fast."),
-    click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE"),
+    click.option(
+        "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), callback=_writable, metavar="FILE"
+    ),
     click.option(
         "--markdown",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),

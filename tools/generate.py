@@ -12,7 +12,7 @@ import click
 
 from stylegen.errors import UserError
 
-from .options import DEVICES, PRECISIONS, PairType, SeedsType, SizeType, pick_device
+from .options import DEVICES, PRECISIONS, PairType, SeedsType, SizeType, pick_device, pick_precision
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +79,7 @@ def generate(
     """
     from stylegen.checkpoint import load_network
     from stylegen.config import resolution_of, size_text
-    from stylegen.precision import choose, freeze, prepare
+    from stylegen.precision import freeze, prepare
 
     place = pick_device(device)
     G: Any  # of any family
@@ -89,7 +89,7 @@ def generate(
     _check_output(suffix, G.config.channels, size, grid, len(seeds))
     if G.config.family != "stylegan":
         style = _unused(style, G.config.family)
-    G = freeze(prepare(G.to(place), choose(precision, place)))
+    G = freeze(prepare(G.to(place), pick_precision(precision, place)))
     out.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
     rendered = render(G, seeds, classes, batch, resolution=size, alpha=alpha, **style)

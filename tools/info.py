@@ -76,6 +76,7 @@ def _state(path: Path) -> dict[str, Any]:
         "bytes": path.stat().st_size,
         "kimg": images_seen / 1000,
         "total_kimg": config.schedule.total_kimg,
+        "precision": config.training.precision,
         "resolution": size_text(stage.resolution),
         "alpha": stage.alpha,
     }
@@ -108,7 +109,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
             ("state", f"{run['state']} ({_megabytes(run)})"),
             (
                 "run",
-                f"{run['kimg']:g} of {run['total_kimg']:g} kimg, at {_stage_text(run['resolution'], run['alpha'])}",
+                f"{run['kimg']:g} of {run['total_kimg']:g} kimg in {run['precision']}, "
+                f"at {_stage_text(run['resolution'], run['alpha'])}",
             ),
         ]
     width = max(len(key) for key, _ in rows)

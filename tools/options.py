@@ -66,6 +66,16 @@ class SeedsType(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
+def pick_precision(name: str, device: "torch.device") -> str:
+    """The precision that `name` or "auto" means on `device`, with a note where it is of no use there."""
+    from stylegen.precision import choose
+
+    if device.type == "cpu" and name in ("fp16", "tf32"):
+        what = {"fp16": "slower than fp32", "tf32": "the same as fp32"}[name]
+        click.echo(f"Note: --precision {name} is meant for GPUs; on a CPU it is {what}.", err=True)
+    return choose(name, device)
+
+
 def pick_device(name: str) -> "torch.device":
     """The torch device of `auto`, `cpu`, `cuda` or `mps`. Raises click.UsageError where this machine has none."""
     import torch

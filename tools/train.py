@@ -9,7 +9,7 @@ import click
 from stylegen.errors import UserError
 from stylegen.presets import AUTO_GAMMA, LOSSES, PRESETS
 
-from .options import DEVICES, PRECISIONS, SizeType, pick_device
+from .options import DEVICES, PRECISIONS, SizeType, pick_device, pick_precision
 
 if TYPE_CHECKING:
     from stylegen.config import Config
@@ -94,7 +94,6 @@ def train(
       stylegen train faces.zip --out runs/faces --preset stylegan-1024 --resolution 256 --dry-run
       stylegen train faces.zip --out runs/wgan --loss wgan-gp --set loss.n_critic=2
     """
-    from stylegen.precision import choose
     from stylegen.training import loop, state
 
     state_path = run_dir / state.STATE_NAME
@@ -104,8 +103,11 @@ def train(
     saved = state.saved_config(state_path)[0] if state_path.exists() and resume else None
     dataset = _open(data, options.pop("resolution"), preset, saved)
     cond = options.pop("cond")
-    if options["precision"] or not saved:
-        options["precision"] = choose(options["precision"] or "auto", torch_device)
+    wanted = options["precision"] or "auto"
+    if saved and wanted == "auto":
+        options["precision"] = None  # as in the run so far
+    else:
+        options["precision"] = pick_precision(wanted, torch_device)
     try:
         if saved:
             config = _continued(saved, preset, cond, dataset, options)
