@@ -260,7 +260,7 @@ def test_info_of_a_run(networks, tmp_path):
     state.images_seen = 15_000
     state.save(tmp_path / "state.ckpt")
     alone = run("info", tmp_path)  # before its first network
-    assert alone.output.splitlines()[-1] == "run    15 of 90 kimg, at 8x8, 50% faded in"
+    assert alone.output.splitlines()[-1] == "run    15 of 90 kimg in fp32, at 8x8, 50% faded in"
     (tmp_path / "network-000015.safetensors").write_bytes(networks["rgb"].read_bytes())
     facts = json.loads(run("info", tmp_path, "--json").output)
     assert facts["run"]["kimg"] == 15

@@ -54,17 +54,18 @@ class Conv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(fan_out)) if bias else None
         self.coef = gain / math.sqrt(fan_in * kernel * kernel)
         self.scale, self.blur = scale, blur
-        self.frozen: Tensor | None = None
-        self.shared: dict[torch.dtype, Tensor] | None = None
+        self.frozen: tuple[Tensor, dict[str, Tensor]] | None = None  # the kernel, and what `conv2d` keeps beside it
+        self.shared: dict[torch.dtype, tuple[Tensor, dict[str, Tensor]]] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel = self.frozen if self.shared is None else self.shared.get(x.dtype)
-        if kernel is None:
-            kernel = self.kernel(x.dtype)
+        kept = self.frozen if self.shared is None else self.shared.get(x.dtype)
+        if kept is None:
+            kept = self.kernel(x.dtype), {}
             if self.shared is not None:
-                self.shared[x.dtype] = kernel
+                self.shared[x.dtype] = kept
+        kernel, cache = kept
         if self.scale == "same":
-            return conv2d(x, kernel, padding=kernel.shape[-1] // 2)
+            return conv2d(x, kernel, padding=kernel.shape[-1] // 2, cache=cache)
         return (down_conv2d if self.scale == "down" else up_conv2d)(x, kernel, self.blur)
 
     def kernel(self, dtype: torch.dtype) -> Tensor:
@@ -85,7 +86,7 @@ class Conv(nn.Module):
     @torch.no_grad()
     def freeze(self, dtype: torch.dtype) -> None:
         """Computes the kernel for inputs of `dtype` once and for all; later changes of the weights have no effect."""
-        self.frozen = self.kernel(dtype).contiguous(memory_format=torch.channels_last)
+        self.frozen = self.kernel(dtype).contiguous(memory_format=torch.channels_last), {}
 
 
 @contextmanager

@@ -31,11 +31,21 @@ def input_gradients_only() -> Iterator[None]:
         _wanted["weights"] = before
 
 
-def conv2d(x: Tensor, w: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
-    """Cross-correlation of x [N, in, H, W] with w [out, in, kh, kw] -> [N, out, H', W'], as torch's."""
+def conv2d(
+    x: Tensor, w: Tensor, *, stride: int = 1, padding: int = 0, cache: dict[str, Tensor] | None = None
+) -> Tensor:
+    """Cross-correlation of x [N, in, H, W] with w [out, in, kh, kw] -> [N, out, H', W'], as torch's.
+
+    `cache`: the same dict, empty at first, in calls with the very same w: it keeps what is computed from w alone.
+    """
     if native.referenced():
         return F.conv2d(x, w, stride=stride, padding=padding)
-    return _Conv.apply(x, w, stride, padding)
+    u = None
+    if cache is not None and winograd.pays(x, w.shape, stride, padding):
+        if "winograd" not in cache:
+            cache["winograd"] = winograd.weights(w.detach())
+        u = cache["winograd"]
+    return _Conv.apply(x, w, stride, padding, u)
 
 
 def conv_transpose2d(x: Tensor, w: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
