@@ -31,7 +31,7 @@ $(LINTERS): $(INSTALLED)
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
 	rm -f $(VENV)/linters-* && touch $@
 
-demo: $(INSTALLED) ## train on the embedded emoji people for two minutes, then generate a grid: demo/samples
+demo: $(INSTALLED) ## train on the embedded emoji people for a minute or two, then generate a grid: demo/samples
 	$(BIN)/stylegen train emoji-people-64 --out demo/run --preset small-32 --hold-kimg 4 --fade-kimg 4 --kimg $(KIMG) --resume
 	@echo "Previews of the training are in demo/run/previews"
 	$(BIN)/stylegen generate --network demo/run --seeds 0-31 --grid 8x4 --out demo/samples
