@@ -54,7 +54,8 @@ def step(optimizer: Optimizer) -> bool:
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     scale, finite = optimizer.param_groups[0]["log2_scale"], _finite(gradients)
     if scale and finite and gradients:
-        torch._foreach_mul_(gradients, 2.0**-scale)
+        for gradient in gradients:
+            gradient.mul_(2.0**-scale)
     for group in optimizer.param_groups:
         group["log2_scale"] += 0.0 if scale == 0 else 0.0005 if finite else -1.0
     if not finite:

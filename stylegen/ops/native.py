@@ -39,11 +39,15 @@ def define(schema: str, implementation: Callable, fake: Callable) -> Callable:
     library.impl(name, implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(f"stylegen::{name}", fake, lib=library)
     op = getattr(torch.ops.stylegen, name).default
+    below_autograd = getattr(torch._C, "_AutoDispatchBelowAutograd", None)  # not public: do without where it is gone
+    if below_autograd is None:
+        return op
 
     def call(*args: Any) -> Any:
-        if torch.compiler.is_compiling() or (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)):
+        wanted = torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
+        if wanted or torch.compiler.is_compiling():
             return op(*args)
-        with torch._C._AutoDispatchBelowAutograd():
+        with below_autograd():
             return op(*args)
 
     return call
