@@ -219,7 +219,18 @@ Tensor pixel_norm_backward(Tensor g, Tensor x, double eps) {
   return normalise<Device>(x, g, eps);
 }
 
-// ---- winograd, on the CPU alone ----
+// ---- on the CPU alone ----
+
+Tensor scaled_cast(Tensor x, double scale, ScalarType dtype) {
+  const Tensor source = dense(x, false);
+  Tensor y = torch::stable::new_empty(x, sizes_of(x), dtype);
+  const ScaledCastParams p = {source.data_ptr(), y.data_ptr(), x.numel(),
+                              dtype_of(x),       dtype_of(y),  static_cast<float>(scale)};
+  STD_TORCH_CHECK((p.from == DType::f32) != (p.to == DType::f32) && p.from != DType::f64 && p.to != DType::f64,
+                  "stylegen: scaled_cast is between float32 and float16 or bfloat16");
+  cpu::scaled_cast(p);
+  return y;
+}
 
 Shape winograd_shape(const Tensor& picture) {
   const Shape shape = shape_of(picture, true);
@@ -228,14 +239,22 @@ Shape winograd_shape(const Tensor& picture) {
   return shape;
 }
 
-Tensor winograd_conv2d(Tensor x, Tensor u, bool turned) {
+Tensor winograd_kernel(Tensor w, bool turned) {
+  const Shape shape = shape_of(w, true);  // n: out, c: in
+  STD_TORCH_CHECK(channels_innermost(w) && shape.n % 32 == 0 && shape.c % 32 == 0 && shape.h == 3 && shape.w == 3,
+                  "stylegen: winograd takes channels_last weights [out, in, 3, 3]");
+  Tensor u = torch::stable::new_empty(w, {16, turned ? shape.c : shape.n, turned ? shape.n : shape.c});
+  cpu::winograd_kernel({w.data_ptr(), u.data_ptr(), shape.n, shape.c, turned, dtype_of(w)});
+  return u;
+}
+
+Tensor winograd_conv2d(Tensor x, Tensor u) {
   const Shape shape = winograd_shape(x);
-  STD_TORCH_CHECK(u.is_contiguous() && u.dim() == 3 && u.size(0) == 16 && u.scalar_type() == x.scalar_type(),
-                  "stylegen: winograd takes weights [16, out, in] of the picture's dtype");
-  const int64_t in = u.size(turned ? 1 : 2), out = u.size(turned ? 2 : 1);
-  STD_TORCH_CHECK(in == shape.c && out % 32 == 0, "stylegen: these weights do not fit the picture's channels");
-  Tensor y = allocate(x, {shape.n, out, shape.h, shape.w}, true);
-  cpu::winograd_conv({x.data_ptr(), u.data_ptr(), y.data_ptr(), shape, out, turned, dtype_of(x)});
+  STD_TORCH_CHECK(u.is_contiguous() && u.dim() == 3 && u.size(0) == 16 && u.size(1) % 32 == 0 && u.size(2) == shape.c &&
+                      u.scalar_type() == x.scalar_type(),
+                  "stylegen: winograd takes weights [16, out, in] of the picture's channels and dtype");
+  Tensor y = allocate(x, {shape.n, u.size(1), shape.h, shape.w}, true);
+  cpu::winograd_conv({x.data_ptr(), u.data_ptr(), y.data_ptr(), shape, u.size(1), dtype_of(x)});
   return y;
 }
 
@@ -243,10 +262,9 @@ Tensor winograd_weight(Tensor x, Tensor g) {
   const Shape shape = winograd_shape(x), outer = winograd_shape(g);
   STD_TORCH_CHECK(outer.n == shape.n && outer.h == shape.h && outer.w == shape.w && g.scalar_type() == x.scalar_type(),
                   "stylegen: winograd takes a gradient of the picture's size and dtype");
-  Tensor du = torch::stable::new_empty(x, {16, outer.c, shape.c}, ScalarType::Float);
-  float* out = static_cast<float*>(du.data_ptr());
-  cpu::winograd_weight({x.data_ptr(), g.data_ptr(), out, shape, outer.c, dtype_of(x)});
-  return du;
+  Tensor dw = allocate(x, {outer.c, shape.c, 3, 3}, true);
+  cpu::winograd_weight({x.data_ptr(), g.data_ptr(), dw.data_ptr(), shape, outer.c, dtype_of(x)});
+  return dw;
 }
 
 template <class Device>
@@ -266,6 +284,8 @@ void register_kernels(torch::stable::detail::StableLibrary& library) {
 STABLE_TORCH_LIBRARY_IMPL(stylegen, CPU, library) {
   using namespace stylegen;
   register_kernels<Cpu>(library);
+  library.impl("scaled_cast", TORCH_BOX(&scaled_cast));
+  library.impl("winograd_kernel", TORCH_BOX(&winograd_kernel));
   library.impl("winograd_conv2d", TORCH_BOX(&winograd_conv2d));
   library.impl("winograd_weight", TORCH_BOX(&winograd_weight));
 }

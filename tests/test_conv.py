@@ -121,3 +121,17 @@ def test_training_after_generating():
     with torch.inference_mode():
         ops.up_conv2d(x, w)
     ops.up_conv2d(x, w).sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("permutation", [(0, 1, 2, 3), (0, 2, 3, 1), (1, 2, 3, 0)])
+@pytest.mark.parametrize("size", [(3, 5, 3, 3), (70, 40, 2, 3), (4, 0, 3, 3)])
+def test_scaled_cast(size, permutation, dtype):
+    """One rounding there and one back, in the order of memory, differentiable."""
+    back = sorted(range(4), key=permutation.__getitem__)
+    x = normal(*size, dtype=torch.float32).detach().permute(permutation).contiguous().permute(back).requires_grad_()
+    y = ops.scaled_cast(x, 0.3, dtype)
+    assert torch.equal(y, (x * 0.3).to(dtype)) and y.stride() == x.stride()
+    g = normal(*size, dtype=torch.float32).to(dtype)
+    (dx,) = torch.autograd.grad(y, x, g)
+    assert torch.equal(dx, g.float() * 0.3)

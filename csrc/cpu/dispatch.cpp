@@ -104,6 +104,8 @@ void upfirdn2d(const UpfirdnParams& p) { STYLEGEN_DISPATCH(upfirdn2d(p)) }
 void adain_forward(const AdainParams& p) { STYLEGEN_DISPATCH(adain_forward(p)) }
 void adain_backward(const AdainParams& p) { STYLEGEN_DISPATCH(adain_backward(p)) }
 void pixel_norm(const PixelNormParams& p) { STYLEGEN_DISPATCH(pixel_norm(p)) }
+void scaled_cast(const ScaledCastParams& p) { STYLEGEN_DISPATCH(scaled_cast(p)) }
+void winograd_kernel(const WinogradKernelParams& p) { STYLEGEN_DISPATCH(winograd_kernel(p)) }
 void winograd_conv(const WinogradConvParams& p) { STYLEGEN_DISPATCH(winograd_conv(p)) }
 void winograd_weight(const WinogradWeightParams& p) { STYLEGEN_DISPATCH(winograd_weight(p)) }
 

@@ -3,6 +3,7 @@
 #include "../adain.h"
 #include "../bias_act.h"
 #include "../pixel_norm.h"
+#include "../scaled_cast.h"
 #include "../upfirdn2d.h"
 #include "../winograd.h"
 
@@ -16,6 +17,8 @@
   void adain_forward(const AdainParams& p);                                                                \
   void adain_backward(const AdainParams& p);                                                               \
   void pixel_norm(const PixelNormParams& p);                                                               \
+  void scaled_cast(const ScaledCastParams& p);                                                             \
+  void winograd_kernel(const WinogradKernelParams& p);                                                     \
   void winograd_conv(const WinogradConvParams& p);                                                         \
   void winograd_weight(const WinogradWeightParams& p);                                                     \
   }                                                                                                        \

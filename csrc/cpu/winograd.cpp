@@ -13,7 +13,6 @@ constexpr int kRows = 14;
 #else
 constexpr int kRows = 6;
 #endif
-constexpr int kColumns = 2 * kWidth;
 
 // m [kRows, kColumns] = v [kRows, channels] @ u [channels, kColumns]
 STYLEGEN_INLINE void multiply(const float* v, const float* u, float* m, int64_t channels) {
@@ -62,37 +61,14 @@ inline void multiply(const bfloat16* v, const bfloat16* u, float* m, int64_t cha
 }
 #endif
 
-// Turning a 3x3 kernel round swaps the first and the last of the four rows and columns of its transform.
-STYLEGEN_INLINE int64_t turned_row(int64_t i) { return i % 3 == 0 ? 3 - i : i; }
-
-// The weights as panels [16, out / kColumns, c, kColumns], for bf16 with pairs of channels side by side.
-template <class T>
-void pack(const WinogradConvParams& p, T* panels) {
-  constexpr int together = sizeof(T) == 2 ? 2 : 1;
-  const int64_t channels = p.shape.c, across = p.out / kColumns;
-  const int64_t step_k = p.turned ? 1 : channels, step_c = p.turned ? p.out : 1;
-  parallel(16 * across, 1 + 16384 / (channels * kColumns), [&](int64_t begin, int64_t end) {
-    for (int64_t panel = begin; panel < end; panel++) {
-      const int64_t i = panel / across, from = p.turned ? turned_row(i / 4) * 4 + turned_row(i % 4) : i;
-      const T* u = static_cast<const T*>(p.u) + from * p.out * channels + panel % across * kColumns * step_k;
-      T* out = panels + panel * channels * kColumns;
-      for (int64_t c = 0; c < channels; c += together)
-        for (int k = 0; k < kColumns; k++)
-          for (int j = 0; j < together; j++) out[c * kColumns + k * together + j] = u[k * step_k + (c + j) * step_c];
-    }
-  });
-}
-
 // ---- the convolution ----
 
 template <class T>
 class Conv {
  public:
-  explicit Conv(const WinogradConvParams& p)
-      : p_(p), tiles_{p.shape}, panels_(16 * p.out * p.shape.c), block_(block(tiles_.count, p.shape.c)) {}
+  explicit Conv(const WinogradConvParams& p) : p_(p), tiles_{p.shape}, block_(block(tiles_.count, p.shape.c)) {}
 
   void run() {
-    pack(p_, panels_.get());
     parallel(divide_up(tiles_.count, block_), 1, [&](int64_t begin, int64_t end) {
       Buffer<T> v(16 * block_ * p_.shape.c);
       Buffer<float> m(16 * block_ * kColumns);
@@ -121,7 +97,7 @@ class Conv {
     }
     for (int64_t panel = 0; panel < p_.out / kColumns; panel++) {
       for (int64_t i = 0; i < 16; i++) {
-        const T* u = panels_.get() + (i * (p_.out / kColumns) + panel) * channels * kColumns;
+        const T* u = static_cast<const T*>(p_.u) + (i * (p_.out / kColumns) + panel) * channels * kColumns;
         for (int64_t r = 0; r < rows; r++) {
           const int64_t row = i * block_ + r * kRows;
           multiply(v + row * channels, u, m + row * kColumns, channels);
@@ -145,7 +121,6 @@ class Conv {
 
   const WinogradConvParams& p_;
   const Tiles tiles_;
-  Buffer<T> panels_;
   const int64_t block_;
 };
 

@@ -9,8 +9,33 @@ namespace STYLEGEN_ISA {
 
 using V = Vec<float>;
 constexpr int kWidth = kLanes<float>;
+constexpr int kColumns = 2 * kWidth;  // of a matrix product's result in registers
 
-// One axis of B^T (4 -> 4), A^T (4 -> 2) and A (2 -> 4), as in Lavin and Gray 2016, equation 9.
+// The matrices' elements that stand side by side where a product sums over them: one instruction multiplies both.
+template <class T>
+constexpr int kTogether = sizeof(T) == 2 ? 2 : 1;
+
+// Stores `first`, and for bf16 `second`, the elements of the two by turns.
+template <class T>
+STYLEGEN_INLINE void store_together(T* p, V first, V second) {
+  if constexpr (kTogether<T> == 1) {
+    store(p, first);
+  } else {
+#if defined(__AVX512BF16__)
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                                           21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const auto both = bit_cast<__m512i>(_mm512_cvtne2ps_pbh(bit_cast<__m512>(second), bit_cast<__m512>(first)));
+    _mm512_storeu_si512(p, _mm512_permutexvar_epi16(order, both));
+#else
+    using I = Ints<float>;
+    const I both = (float_to_bfloat16<V, I>(first) & 0xffff) | (float_to_bfloat16<V, I>(second) << 16);
+    std::memcpy(p, &both, sizeof both);
+#endif
+  }
+}
+
+// One axis of B^T (4 -> 4), A^T (4 -> 2) and A (2 -> 4), G (3 -> 4) and G^T (4 -> 3), as in Lavin and Gray 2016,
+// equation 9.
 STYLEGEN_INLINE void input_transform(const V* d, V* v) {
   v[0] = d[0] - d[2];
   v[1] = d[1] + d[2];
@@ -26,6 +51,19 @@ STYLEGEN_INLINE void spread_transform(const V* d, V* v) {
   v[1] = d[0] + d[1];
   v[2] = d[0] - d[1];
   v[3] = V{} - d[1];
+}
+STYLEGEN_INLINE void kernel_transform(const V* w, V* u) {
+  const V ends = (w[0] + w[2]) * 0.5f, middle = w[1] * 0.5f;
+  u[0] = w[0];
+  u[1] = ends + middle;
+  u[2] = ends - middle;
+  u[3] = w[2];
+}
+STYLEGEN_INLINE void kernel_gradient(const V* u, V* w) {
+  const V sum = (u[1] + u[2]) * 0.5f;
+  w[0] = u[0] + sum;
+  w[1] = (u[1] - u[2]) * 0.5f;
+  w[2] = sum + u[3];
 }
 
 // out (b x b) = transform of in (a x a), along both axes.

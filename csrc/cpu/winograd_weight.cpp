@@ -8,10 +8,10 @@ namespace {
 
 // Both factors as panels [16, channels / width, tiles, width]; bf16 has pairs of tiles side by side instead:
 // [16, channels / width, tiles / 2, width, 2].
-constexpr int kColumns = 2 * kWidth;  // of the result in registers, the width of x's panels
-constexpr int kRows = 8;              // likewise, of g's
+// The 16 matrices lie a little apart from powers of two, or their lines would drive each other from the caches.
+constexpr int kRows = 8;  // of the result in registers, the width of g's panels; that of x's is kColumns
 template <class T>
-constexpr int kTogether = sizeof(T) == 2 ? 2 : 1;
+constexpr int64_t kGap = 256 / sizeof(T);
 
 // Writes one vector of channels of a group of tiles into the 16 matrices.
 template <class T, int size, int width, class Transform>
@@ -22,14 +22,7 @@ STYLEGEN_INLINE void put(const Neighbourhood<T, size>* around, int64_t channel, 
   for (int k = 0; k < together; k++) around[k].transformed(channel, v[k], transform);
   for (int64_t i = 0; i < 16; i++) {
     T row[kWidth * together];
-    if constexpr (together == 1) {
-      store(row, v[0][i / 4][i % 4]);
-    } else {
-      using I = Ints<float>;
-      const I low = float_to_bfloat16<V, I>(v[0][i / 4][i % 4]) & 0xffff;
-      const I both = low | (float_to_bfloat16<V, I>(v[1][i / 4][i % 4]) << 16);
-      std::memcpy(row, &both, sizeof both);
-    }
+    store_together(row, v[0][i / 4][i % 4], v[together - 1][i / 4][i % 4]);
     for (int k = 0; k < kWidth; k += piece) {
       T* to = out + i * step_i + (channel + k) / width * step_panel + (channel + k) % width * together;
       std::memcpy(to, row + k * together, sizeof(T) * piece * together);
@@ -42,7 +35,7 @@ void to_panels(const T* picture, const Tiles& tiles, int64_t first, int64_t coun
                const Transform& transform) {
   constexpr int together = kTogether<T>, block = 8;  // groups at a time, so that lines of a panel are filled in turn
   const int64_t groups = divide_up(count, together), channels = tiles.s.c;
-  const int64_t step_panel = groups * width * together, step_i = channels / width * step_panel;
+  const int64_t step_panel = groups * width * together, step_i = channels / width * step_panel + kGap<T>;
   parallel(divide_up(groups, block), 1 + 16384 / (block * channels), [&](int64_t begin, int64_t end) {
     for (int64_t start = begin * block; start < smaller(end * block, groups); start += block) {
       const int64_t here = smaller<int64_t>(block, groups - start);
@@ -106,6 +99,20 @@ inline void accumulate(const bfloat16* m, const bfloat16* v, float* sums, int64_
 }
 #endif
 
+// dw [out, 3, 3, in] of du [16, out, in].
+template <class T>
+void to_weights(const float* du, T* dw, int64_t out, int64_t in) {
+  parallel(out, 1 + 1024 / in, [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin; o < end; o++)
+      for (int64_t c = 0; c < in; c += kWidth) {
+        V u[4][4], w[3][3];
+        for (int i = 0; i < 16; i++) u[i / 4][i % 4] = widen(du + (i * out + o) * in + c);
+        both_axes<4, 3>(u, w, kernel_gradient);
+        for (int i = 0; i < 9; i++) store(dw + (o * 9 + i) * in + c, w[i / 3][i % 3]);
+      }
+  });
+}
+
 template <class T>
 void weight(const WinogradWeightParams& p) {
   Shape g_shape = p.shape;
@@ -115,8 +122,9 @@ void weight(const WinogradWeightParams& p) {
   // As many tiles at a time as let a factor take a quarter of a common last-level cache.
   const int64_t fits = (int64_t(8) << 20) / (16 * larger(in, out) * static_cast<int64_t>(sizeof(T)));
   const int64_t piece = larger<int64_t>(2, smaller(fits, x_tiles.count) / 2 * 2);
-  Buffer<T> v(16 * in * piece), m(16 * out * piece);
-  std::memset(p.du, 0, sizeof(float) * static_cast<size_t>(16 * in * out));
+  const Buffer<T> v(16 * (in * piece + kGap<T>)), m(16 * (out * piece + kGap<T>));
+  const Buffer<float> du(16 * in * out);
+  std::memset(du.get(), 0, sizeof(float) * static_cast<size_t>(16 * in * out));
   for (int64_t first = 0; first < x_tiles.count; first += piece) {
     const int64_t count = smaller(piece, x_tiles.count - first), groups = divide_up(count, kTogether<T>);
     to_panels<T, 4, kColumns>(static_cast<const T*>(p.x), x_tiles, first, count, v.get(), input_transform);
@@ -125,12 +133,14 @@ void weight(const WinogradWeightParams& p) {
     parallel(16 * across, 1, [&](int64_t begin, int64_t end) {
       for (int64_t panel = begin; panel < end; panel++) {
         const int64_t i = panel / across, c = panel % across * kColumns;
+        const T* from_x = v.get() + panel * kColumns * step + i * kGap<T>;
+        const T* from_g = m.get() + i * (out * step + kGap<T>);
         for (int64_t k = 0; k < out; k += kRows)
-          accumulate(m.get() + (i * out + k) * step, v.get() + panel * kColumns * step, p.du + (i * out + k) * in + c,
-                     in, groups);
+          accumulate(from_g + k * step, from_x, du.get() + (i * out + k) * in + c, in, groups);
       }
     });
   }
+  to_weights(du.get(), static_cast<T*>(p.dw), out, in);
 }
 
 }  // namespace

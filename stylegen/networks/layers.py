@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from stylegen.config import DiscriminatorConfig, GeneratorConfig, resolution_of, size_text
 from stylegen.errors import UserError
-from stylegen.ops import conv2d, down_conv2d, down_kernel, referenced, up_conv2d, up_kernel
+from stylegen.ops import conv2d, down_conv2d, down_kernel, referenced, scaled_cast, up_conv2d, up_kernel
 
 Resolution = int | tuple[int, int] | None
 
@@ -70,7 +70,7 @@ class Conv(nn.Module):
 
     def kernel(self, dtype: torch.dtype) -> Tensor:
         """The weights as the operators take them."""
-        weight = (self.weight * self.coef).to(dtype)
+        weight = scaled_cast(self.weight, self.coef, dtype)
         if self.scale == "same":
             return weight
         if self.scale == "down":

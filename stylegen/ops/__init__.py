@@ -2,6 +2,7 @@
 
 from .adain import adain_epilogue
 from .bias_act import bias_act
+from .cast import scaled_cast
 from .conv import conv2d, conv_transpose2d, input_gradients_only
 from .native import reference, referenced
 from .pixel_norm import pixel_norm
@@ -20,6 +21,7 @@ __all__ = [
     "pixel_norm",
     "reference",
     "referenced",
+    "scaled_cast",
     "setup_filter",
     "up_conv2d",
     "up_kernel",

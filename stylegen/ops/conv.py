@@ -4,7 +4,7 @@ The derivatives of a convolution are a transposed convolution and a weight gradi
 again. Written out so, the gradient of a gradient (R1, WGAN-GP) costs what ordinary convolutions cost.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,12 +40,7 @@ def conv2d(
     """
     if native.referenced():
         return F.conv2d(x, w, stride=stride, padding=padding)
-    u = None
-    if cache is not None and winograd.pays(x, w.shape, stride, padding):
-        if "winograd" not in cache:
-            cache["winograd"] = winograd.weights(w.detach())
-        u = cache["winograd"]
-    return _Conv.apply(x, w, stride, padding, u)
+    return _Conv.apply(x, w, stride, padding, cache)
 
 
 def conv_transpose2d(x: Tensor, w: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
@@ -56,40 +51,54 @@ def conv_transpose2d(x: Tensor, w: Tensor, *, stride: int = 1, padding: int = 0)
     return _ConvInput.apply(x, w, size, stride, padding)
 
 
+def _kept(cache: dict[str, Tensor], name: str, make: Callable[[], Tensor]) -> Tensor:
+    """make(), or what it returned before."""
+    if name not in cache:
+        cache[name] = make()
+    return cache[name]
+
+
 class _Conv(torch.autograd.Function):
-    """y(x, w). `u`: w as winograd.weights makes it, where another call on the same w has."""
+    """y(x, w). `cache` as in conv2d; the gradients by x share it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, stride: int, padding: int, u: Tensor | None = None) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, w: Tensor, stride: int, padding: int, cache: dict[str, Tensor] | None = None
+    ) -> Tensor:
         ctx.save_for_backward(x, w)
-        ctx.how, ctx.u = (stride, padding), u
+        ctx.how, ctx.cache = (stride, padding), {} if cache is None else cache
         if winograd.pays(x, w.shape, stride, padding):
-            ctx.u = winograd.weights(w) if u is None else u
-            return winograd.conv2d(x, ctx.u)
+            return winograd.conv2d(x, _kept(ctx.cache, "u", lambda: winograd.weights(w)))
         return F.conv2d(x, w, stride=stride, padding=padding)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, w = ctx.saved_tensors
-        dx = _ConvInput.apply(g, w, x.shape[2:], *ctx.how, ctx.u) if ctx.needs_input_grad[0] else None
+        dx = _ConvInput.apply(g, w, x.shape[2:], *ctx.how, ctx.cache) if ctx.needs_input_grad[0] else None
         dw = _ConvWeight.apply(x, g, w.shape, *ctx.how) if ctx.needs_input_grad[1] and _wanted["weights"] else None
         return dx, dw, None, None, None
 
 
 class _ConvInput(torch.autograd.Function):
-    """The gradient of y by x, of height and width `size`, where g is that by y. `u` as in _Conv."""
+    """The gradient of y by x, of height and width `size`, where g is that by y. `cache` as in _Conv."""
 
     @staticmethod
     def forward(
-        ctx: Any, g: Tensor, w: Tensor, size: list[int], stride: int, padding: int, u: Tensor | None = None
+        ctx: Any,
+        g: Tensor,
+        w: Tensor,
+        size: list[int],
+        stride: int,
+        padding: int,
+        cache: dict[str, Tensor] | None = None,
     ) -> Tensor:
         ctx.save_for_backward(g, w)
-        ctx.how, ctx.u = (stride, padding), u
+        ctx.how, ctx.cache = (stride, padding), {} if cache is None else cache
         if winograd.pays(g, w.shape, stride, padding):
-            ctx.u = winograd.weights(w) if u is None else u
-            return winograd.input_gradient(g, ctx.u)
+            return winograd.conv2d(g, _kept(ctx.cache, "turned u", lambda: winograd.weights(w, turned=True)))
         if stride == 1 and max(w.shape) <= 128 and w.shape[2] == w.shape[3] == 2 * padding + 1:
-            return F.conv2d(g, w.flip([2, 3]).transpose(0, 1), padding=padding)  # faster than the library's own
+            turned = _kept(ctx.cache, "turned", lambda: w.flip([2, 3]).transpose(0, 1))
+            return F.conv2d(g, turned, padding=padding)  # faster than the library's own
         if stride == 1:
             return conv2d_input([len(g), w.shape[1], *size], w, g, stride=stride, padding=padding)
         least = [(n - 1) * stride - 2 * padding + k for n, k in zip(g.shape[2:], w.shape[2:], strict=True)]
@@ -99,7 +108,7 @@ class _ConvInput(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
         g, w = ctx.saved_tensors
-        dg = _Conv.apply(d, w, *ctx.how, ctx.u) if ctx.needs_input_grad[0] else None
+        dg = _Conv.apply(d, w, *ctx.how, ctx.cache) if ctx.needs_input_grad[0] else None
         dw = _ConvWeight.apply(d, g, w.shape, *ctx.how) if ctx.needs_input_grad[1] and _wanted["weights"] else None
         return dg, dw, None, None, None, None
 
@@ -111,7 +120,7 @@ class _ConvWeight(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, g: Tensor, shape: list[int], stride: int, padding: int) -> Tensor:
         ctx.save_for_backward(x, g)
         ctx.how = stride, padding
-        if winograd.pays(x, shape, stride, padding):
+        if winograd.pays(x, shape, stride, padding, weight=True):
             return winograd.weight_gradient(x, g)
         return conv2d_weight(x, shape, g, stride=stride, padding=padding)
 

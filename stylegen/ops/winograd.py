@@ -13,16 +13,19 @@ from torch import Tensor
 
 from . import native
 
-_G = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]])
-_GG = torch.kron(_G, _G)  # [16, 9]
-_MIN_CHANNELS = 128  # below, memory and not products take the time
+_MIN_CHANNELS = 32  # below, memory and not products take the time
+_MIN_CHANNELS_WEIGHT = 96  # likewise, for the weight gradient
 
-native.library.define("winograd_conv2d(Tensor x, Tensor u, bool turned) -> Tensor")
+native.library.define("winograd_kernel(Tensor w, bool turned) -> Tensor")
+native.library.define("winograd_conv2d(Tensor x, Tensor u) -> Tensor")
 native.library.define("winograd_weight(Tensor x, Tensor g) -> Tensor")
 
 
-def pays(x: Tensor, shape: Sequence[int], stride: int, padding: int) -> bool:
-    """Whether a convolution of x [N, in, H, W] with weights [out, in, kh, kw] is faster this way, and possible."""
+def pays(x: Tensor, shape: Sequence[int], stride: int, padding: int, *, weight: bool = False) -> bool:
+    """Whether a convolution of x [N, in, H, W] with weights [out, in, kh, kw] is faster this way, and possible.
+
+    `weight`: whether its gradient by the weights is.
+    """
     fast = {torch.float32: "winograd_f32", torch.bfloat16: "winograd_bf16"}
     return (
         stride == 1
@@ -31,34 +34,29 @@ def pays(x: Tensor, shape: Sequence[int], stride: int, padding: int) -> bool:
         and native.covers(x)
         and bool(getattr(native.module, fast.get(x.dtype, ""), False))
         and tuple(shape[2:]) == (3, 3)
-        and min(shape[:2]) >= _MIN_CHANNELS
+        and min(shape[:2]) >= (_MIN_CHANNELS_WEIGHT if weight else _MIN_CHANNELS)
         and all(n % 32 == 0 for n in shape[:2])
         and x.shape[2] % 2 == x.shape[3] % 2 == 0
-        and len(x) * x.shape[2] * x.shape[3] >= 2048
+        and len(x) * x.shape[2] * x.shape[3] >= 64
     )
 
 
-def weights(w: Tensor) -> Tensor:
-    """w [out, in, 3, 3] as the functions below take it: G w G^T as [16, out, in]."""
-    u = _GG @ w.permute(2, 3, 0, 1).reshape(9, -1).float()
-    return u.to(w.dtype).reshape(16, *w.shape[:2])
+def weights(w: Tensor, *, turned: bool = False) -> Tensor:
+    """w [out, in, 3, 3] as `conv2d` takes it: G w G^T, 16 * out * in numbers in an order of the processor's own.
+
+    `turned`: flipped and transposed, so that `conv2d` of a gradient by a convolution's result gives that by its input.
+    """
+    return torch.ops.stylegen.winograd_kernel(_innermost(w), turned)
 
 
 def conv2d(x: Tensor, u: Tensor) -> Tensor:
     """As torch's, with padding 1: x [N, in, H, W], u of w [out, in, 3, 3] -> [N, out, H, W], channels innermost."""
-    return torch.ops.stylegen.winograd_conv2d(_innermost(x), u, False)
-
-
-def input_gradient(g: Tensor, u: Tensor) -> Tensor:
-    """The gradient by x of `conv2d`, where g [N, out, H, W] is that by its result: the convolution turned round."""
-    return torch.ops.stylegen.winograd_conv2d(_innermost(g), u, True)
+    return torch.ops.stylegen.winograd_conv2d(_innermost(x), u)
 
 
 def weight_gradient(x: Tensor, g: Tensor) -> Tensor:
     """The gradient [out, in, 3, 3] by w of `conv2d`, where g [N, out, H, W] is that by its result."""
-    u = torch.ops.stylegen.winograd_weight(_innermost(x), _innermost(g))
-    w = (_GG.T @ u.reshape(16, -1)).reshape(3, 3, *u.shape[1:])
-    return w.permute(2, 3, 0, 1).to(x.dtype, memory_format=torch.channels_last)
+    return torch.ops.stylegen.winograd_weight(_innermost(x), _innermost(g))
 
 
 def _innermost(x: Tensor) -> Tensor:
