@@ -133,6 +133,17 @@ def test_transparency(tmp_path: Path) -> None:
     assert built(tmp_path / "in", channels=1).read(0)[:, 0, 31].tolist() == [255]
 
 
+@pytest.mark.parametrize("background", [0, 97, 255])
+def test_compositing_rounds_exactly(background: int) -> None:
+    """Every value with every alpha."""
+    value, alpha = np.meshgrid(np.arange(256), np.arange(256))
+    expected = np.rint((value * alpha + background * (255 - alpha)) / 255)
+    image = Image.fromarray(np.stack([value, value, value, alpha], -1).astype(np.uint8))
+    for source, channels in ((image, 3), (image.convert("LA"), 3), (image, 1)):
+        result = np.asarray(pictures.to_channels(source, channels, (background,) * 3 + (255,)))
+        assert (result.reshape(256, 256, -1) == expected[..., None]).all()
+
+
 def test_palette_transparency_shows_the_background(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     image = Image.new("P", (32, 32), 0)

@@ -1,6 +1,5 @@
 """`dataset build`: pictures from any source -> a zip of equal PNGs with `dataset.json`, the same bytes every time."""
 
-import io
 import json
 import typing
 import warnings
@@ -10,19 +9,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from stylegen.config import size_text
 from stylegen.errors import UserError
 from stylegen.files import atomic_path, write_atomic
 
-from . import pictures
+from . import pictures, png
 from .listing import LABEL_FILE
 from .pictures import Color, Size
 from .sources import Skip, Source, open_source, with_labels
 from .threads import in_order, progress
 
+T = typing.TypeVar("T")
+
 MAX_ENLARGEMENT = 4.0
 TRANSPARENT = (255, 255, 255, 0)
-_PNG_LEVEL = 6
+_TOGETHER = 16  # so many small pictures are one task: handing each over would take as long as the work
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ def build_dataset(
             background = TRANSPARENT if channels == 4 else source.background
         convert = _converter(source, size, how, channels, background)
         with atomic_path(dest) as temporary:
-            written, skipped = _write(temporary, source, convert, limit, workers)
+            together = max(1, min(_TOGETHER, 2**16 // (size[0] * size[1])))
+            written, skipped = _write(temporary, source, _each(convert, len(source.names), together, workers), limit)
     if skipped:
         write_atomic(report, "".join(f"{_printable(name)}: {reason}\n" for name, reason in skipped))
     else:
@@ -90,7 +94,9 @@ def _converter(
         try:
             if source.labels is not None and source.labels[i] is None:
                 raise Skip("no label")
-            image = source.load(i)
+            image = source.load(i, size, channels)
+            if isinstance(image, bytes):
+                return image
             factor = pictures.enlargement((image.height, image.width), size, how)
             if factor > MAX_ENLARGEMENT:
                 own = size_text((image.height, image.width))
@@ -98,24 +104,20 @@ def _converter(
             image = pictures.to_channels(pictures.fit(image, size, how), channels, background)
         except Skip as skip:
             return skip
-        image = pictures.center(image, size, background)
-        image.info = {}  # else Pillow copies colour profiles and the like into the PNG
-        png = io.BytesIO()
-        image.save(png, "PNG", compress_level=_PNG_LEVEL)
-        return png.getvalue()
+        return png.encode(np.asarray(pictures.center(image, size, background)))
 
     return convert
 
 
 def _write(
-    path: Path, source: Source, convert: typing.Callable[[int], bytes | Skip], limit: int | None, workers: int
+    path: Path, source: Source, results: Iterator[bytes | Skip], limit: int | None
 ) -> tuple[list[typing.Any], list[tuple[str, str]]]:
     """(labels of the pictures written, the skipped ones)."""
     kept: list[tuple[str, typing.Any]] = []
     skipped: list[tuple[str, str]] = []
     total = min(len(source.names), limit or len(source.names))
     with zipfile.ZipFile(path, "w") as archive, progress(total, "build") as bar:
-        for i, result in enumerate(in_order(convert, range(len(source.names)), workers)):
+        for i, result in enumerate(results):
             if isinstance(result, Skip):
                 skipped.append((source.names[i], str(result)))
             else:
@@ -152,8 +154,18 @@ def _headers(source: Source, workers: int) -> Iterator[tuple[Size, str]]:
         except Skip:
             return None
 
-    names = source.names[:1] if source.alike else source.names
-    yield from (found for found in in_order(look, range(len(names)), workers) if found)
+    count = 1 if source.alike else len(source.names)
+    yield from (found for found in _each(look, count, _TOGETHER, workers) if found)
+
+
+def _each(look: typing.Callable[[int], T], count: int, together: int, workers: int) -> Iterator[T]:
+    """`look` at every number below `count`, in order, `together` of them a task."""
+
+    def some(start: int) -> list[T]:
+        return [look(i) for i in range(start, min(start + together, count))]
+
+    for found in in_order(some, range(0, count, together), workers):
+        yield from found
 
 
 def _common_size(source: Source, workers: int) -> Size:

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from stylegen.assets import data_path
 from stylegen.errors import NotFoundError, UserError
 
-from . import pictures
+from . import pictures, png
 from .arrays import Arrays, read_arrays, read_idx, to_uint8
 from .listing import LABEL_FILE, Listing, folder_labels, one_line, open_listing, parse_labels, read_labels
 from .pictures import Color, Size
@@ -37,7 +37,8 @@ class Source:
 
     path: Path
     names: list[str]
-    load: Callable[[int], Image.Image]  # L, LA, RGB or RGBA; raises Skip
+    # (number, size, channels) -> L, LA, RGB or RGBA, or a PNG that is of this size and channels already; raises Skip
+    load: Callable[[int, Size, int], Image.Image | bytes]
     header: Callable[[int], tuple[Size, str]]  # ((height, width), mode) without decoding; raises Skip
     labels: Sequence[typing.Any] | None
     class_names: list[str] | None
@@ -120,7 +121,7 @@ def _array_source(path: Path, arrays: Arrays) -> Source:
     height, width = arrays.pixels.shape[1:3]
     channels = 1 if arrays.pixels.ndim == 3 else arrays.pixels.shape[3]
 
-    def load(i: int) -> Image.Image:
+    def load(i: int, *_: object) -> Image.Image:
         try:
             pixels = to_uint8(arrays.pixels[i])
         except ValueError as error:
@@ -157,8 +158,8 @@ def _file_source(listing: Listing, leave_out: set[Path]) -> Source:
     return Source(
         path=listing.path,
         names=names,
-        load=lambda i: _or_skip(_decode, listing, names[i]),
-        header=lambda i: _or_skip(_header, listing, names[i]),
+        load=lambda i, size, channels: _or_skip(lambda: _load(listing, names[i], size, channels)),
+        header=lambda i: _or_skip(lambda: _header(listing, names[i])),
         labels=None if labels is None else [table.get(name) for name in names],
         class_names=class_names,
         background=WHITE,
@@ -170,10 +171,10 @@ def _likely_pictures(names: list[str]) -> list[str]:
     return [name for name in names if name.lower().endswith(pictures.SUFFIXES)] or names
 
 
-def _decode(listing: Listing, name: str) -> Image.Image:
+def _load(listing: Listing, name: str, size: Size, channels: int) -> Image.Image | bytes:
     if not (data := listing.read(name)):
         raise Skip("empty file")
-    return pictures.decode(io.BytesIO(data))
+    return png.finished(data, size, channels) or pictures.decode(io.BytesIO(data))
 
 
 def _header(listing: Listing, name: str) -> tuple[Size, str]:
@@ -181,9 +182,9 @@ def _header(listing: Listing, name: str) -> tuple[Size, str]:
         return pictures.header(file)
 
 
-def _or_skip(look: Callable[[Listing, str], T], listing: Listing, name: str) -> T:
+def _or_skip(look: Callable[[], T]) -> T:
     try:
-        return look(listing, name)
+        return look()
     except Skip:
         raise
     except UnidentifiedImageError as error:
