@@ -73,7 +73,7 @@ def build(sources: list[str], size: int, workers: int, repeats: int) -> Iterator
 
 
 def _pillow(source: str, size: int, workers: int) -> Callable[[], object]:
-    """Decodes every picture and resizes it by Lanczos, nothing else."""
+    """Decodes every picture and resizes it by Lanczos (palettes as colours, else it does not filter)."""
     from stylegen.training.sources import open_source
 
     opened = open_source(source)
@@ -82,7 +82,8 @@ def _pillow(source: str, size: int, workers: int) -> Callable[[], object]:
     def one(name: str) -> None:
         if name.lower().endswith(pictures.SUFFIXES):
             with listing.open(name) as file, Image.open(file) as image:
-                image.resize((size, size), Image.Resampling.LANCZOS)
+                colors = pictures.normalize(image) if image.mode == "P" else image
+                colors.resize((size, size), Image.Resampling.LANCZOS)
 
     def all_of_them() -> None:
         with ThreadPoolExecutor(workers) as pool:
