@@ -29,7 +29,7 @@ def encode(pixels: np.ndarray) -> bytes:
     deflate = zlib.compressobj(1, strategy=zlib.Z_RLE)
     count = max(1, _BLOCK_BYTES // rows.shape[1])
     blocks = (rows[start : start + count + 1] for start in range(0, height, count))
-    data = b"".join(deflate.compress(_filtered(block[1:], block[:-1], channels)) for block in blocks)
+    data = b"".join(deflate.compress(_filtered(block[1:], block[:-1], channels).data) for block in blocks)
     return _start(height, width, channels) + _chunk(b"IDAT", data + deflate.flush()) + _chunk(b"IEND", b"")
 
 
