@@ -234,36 +234,51 @@ Tensor scaled_cast(Tensor x, double scale, ScalarType dtype) {
 
 Shape winograd_shape(const Tensor& picture) {
   const Shape shape = shape_of(picture, true);
-  STD_TORCH_CHECK(channels_innermost(picture) && shape.c % 32 == 0 && shape.h % 2 == 0 && shape.w % 2 == 0,
-                  "stylegen: winograd takes channels_last pictures of even size");
+  STD_TORCH_CHECK(channels_innermost(picture) && shape.c % 32 == 0, "stylegen: winograd takes channels_last pictures");
   return shape;
 }
 
-Tensor winograd_kernel(Tensor w, bool turned) {
+// That of a convolution's result.
+Shape winograd_result(const Shape& x, int64_t channels, int64_t stride, bool turned) {
+  Shape y = x;
+  y.c = channels;
+  if (stride == 2) y.h = turned ? 2 * x.h + 1 : x.h / 2, y.w = turned ? 2 * x.w + 1 : x.w / 2;
+  const Shape &small = stride == 2 && turned ? x : y, &large = stride == 2 && !turned ? x : y;
+  STD_TORCH_CHECK(small.h % 2 == 0 && small.w % 2 == 0 && (stride == 1 || (large.h % 2 == 1 && large.w % 2 == 1)),
+                  "stylegen: winograd takes pictures of even size, or of 2 h + 1 by 2 w + 1 pixels for stride 2");
+  return y;
+}
+
+Tensor winograd_kernel(Tensor w, int64_t stride, bool turned) {
   const Shape shape = shape_of(w, true);  // n: out, c: in
   STD_TORCH_CHECK(channels_innermost(w) && shape.n % 32 == 0 && shape.c % 32 == 0 && shape.h == 3 && shape.w == 3,
                   "stylegen: winograd takes channels_last weights [out, in, 3, 3]");
   Tensor u = torch::stable::new_empty(w, {16, turned ? shape.c : shape.n, turned ? shape.n : shape.c});
-  cpu::winograd_kernel({w.data_ptr(), u.data_ptr(), shape.n, shape.c, turned, dtype_of(w)});
+  cpu::winograd_kernel({w.data_ptr(), u.data_ptr(), shape.n, shape.c, static_cast<int>(stride), turned, dtype_of(w)});
   return u;
 }
 
-Tensor winograd_conv2d(Tensor x, Tensor u) {
+Tensor winograd_conv2d(Tensor x, Tensor u, int64_t stride, bool turned) {
   const Shape shape = winograd_shape(x);
   STD_TORCH_CHECK(u.is_contiguous() && u.dim() == 3 && u.size(0) == 16 && u.size(1) % 32 == 0 && u.size(2) == shape.c &&
                       u.scalar_type() == x.scalar_type(),
                   "stylegen: winograd takes weights [16, out, in] of the picture's channels and dtype");
-  Tensor y = allocate(x, {shape.n, u.size(1), shape.h, shape.w}, true);
-  cpu::winograd_conv({x.data_ptr(), u.data_ptr(), y.data_ptr(), shape, u.size(1), dtype_of(x)});
+  const Shape out = winograd_result(shape, u.size(1), stride, turned);
+  Tensor y = allocate(x, {out.n, out.c, out.h, out.w}, true);
+  cpu::winograd_conv(
+      {x.data_ptr(), u.data_ptr(), y.data_ptr(), shape, out, static_cast<int>(stride), turned, dtype_of(x)});
   return y;
 }
 
-Tensor winograd_weight(Tensor x, Tensor g) {
+Tensor winograd_weight(Tensor x, Tensor g, int64_t stride) {
   const Shape shape = winograd_shape(x), outer = winograd_shape(g);
-  STD_TORCH_CHECK(outer.n == shape.n && outer.h == shape.h && outer.w == shape.w && g.scalar_type() == x.scalar_type(),
-                  "stylegen: winograd takes a gradient of the picture's size and dtype");
+  const Shape expected = winograd_result(shape, outer.c, stride, false);
+  STD_TORCH_CHECK(
+      outer.n == expected.n && outer.h == expected.h && outer.w == expected.w && g.scalar_type() == x.scalar_type(),
+      "stylegen: winograd takes a gradient of the result's size and the picture's dtype");
   Tensor dw = allocate(x, {outer.c, shape.c, 3, 3}, true);
-  cpu::winograd_weight({x.data_ptr(), g.data_ptr(), dw.data_ptr(), shape, outer.c, dtype_of(x)});
+  cpu::winograd_weight(
+      {x.data_ptr(), g.data_ptr(), dw.data_ptr(), shape, outer, static_cast<int>(stride), dtype_of(x)});
   return dw;
 }
 

@@ -80,34 +80,46 @@ needs_native = pytest.mark.skipif(native.module is None, reason="the kernels are
 
 @needs_native
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-@pytest.mark.parametrize(("shape", "out"), [((9, 128, 14, 18), 160), ((1, 160, 64, 32), 128)])
+@pytest.mark.parametrize(
+    ("shape", "out"), [((2, 256, 4, 10), 160), ((9, 128, 14, 18), 160), ((1, 160, 64, 32), 128), ((9, 96, 16, 18), 64)]
+)
+@pytest.mark.parametrize("form", ["same", "down", "up"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.bfloat16, 2e-2)])
-def test_fewer_products(dtype, tolerance, shape, out, layout):
-    """Winograd's form: values and gradients against the definition's in float64."""
-    x = normal(*shape, dtype=dtype).detach().to(memory_format=layout).requires_grad_()
-    w = normal(out, shape[1], 3, 3, dtype=dtype)
-    assert winograd.pays(x, w.shape, 1, 1)
+def test_fewer_products(dtype, tolerance, form, shape, out, layout):
+    """Winograd's forms: values and gradients against the definition's in float64."""
+    n, channels, *small = shape
+    size = [2 * side + 1 for side in small] if form == "down" else small
+    x = normal(n, channels, *size, dtype=dtype).detach().to(memory_format=layout).requires_grad_()
+    w = normal(*((channels, out) if form == "up" else (out, channels)), 3, 3, dtype=dtype)
+    how = {"padding": 1} if form == "same" else {"stride": 2}
+    stride, padding = (1, 1) if form == "same" else (2, 0)
+    large = small if form == "same" else [2 * side + 1 for side in small]
+    assert winograd.pays(x, large, small, w.shape, stride, padding, weight=True)
+    name = "conv_transpose2d" if form == "up" else "conv2d"
     results = []
-    for function, a, b in ((ops.conv2d, x, w), (F.conv2d, x.detach().double(), w.detach().double())):
-        a, b = (a, b) if function is ops.conv2d else (a.requires_grad_(), b.requires_grad_())
-        y = function(a, b, padding=1)
+    for module, a, b in ((ops, x, w), (F, x.detach().double(), w.detach().double())):
+        a, b = (a, b) if module is ops else (a.requires_grad_(), b.requires_grad_())
+        y = getattr(module, name)(a, b, **how)
         grads = torch.autograd.grad(y.square().sum(), (a, b), create_graph=True)
         results.append((y, *grads, *torch.autograd.grad(grads[0].square().sum(), (a, b))))
     for ours, expected in zip(*results, strict=True):
         error = (ours.double() - expected).norm() / expected.norm()
-        assert ours.dtype == dtype and error < tolerance
+        assert ours.shape == expected.shape and ours.dtype == dtype and error < tolerance
 
 
 @needs_native
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("channels", [96, 160])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_fewer_products_whatever_the_threads(dtype):
-    x, w = normal(9, 128, 16, 16, dtype=dtype), normal(128, 128, 3, 3, dtype=dtype)
-    assert winograd.pays(x, w.shape, 1, 1)
+def test_fewer_products_whatever_the_threads(dtype, channels, stride):
+    size, how = (16, {"padding": 1}) if stride == 1 else (33, {"stride": 2})
+    x, w = normal(9, channels, size, size, dtype=dtype), normal(channels, channels, 3, 3, dtype=dtype)
+    assert winograd.pays(x, [size] * 2, [16] * 2, w.shape, stride, 2 - stride, weight=True)
     threads, results = torch.get_num_threads(), []
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            y = ops.conv2d(x, w, padding=1)
+            y = ops.conv2d(x, w, **how)
             results.append((y, *torch.autograd.grad(y.square().sum(), (x, w))))
     finally:
         torch.set_num_threads(threads)

@@ -63,72 +63,98 @@ inline void multiply(const bfloat16* v, const bfloat16* u, float* m, int64_t cha
 
 // ---- the convolution ----
 
-template <class T>
+template <class T, class Form>
 class Conv {
  public:
-  explicit Conv(const WinogradConvParams& p) : p_(p), tiles_{p.shape}, block_(block(tiles_.count, p.shape.c)) {}
+  explicit Conv(const WinogradConvParams& p) : p_(p) {}
 
-  void run() {
-    parallel(divide_up(tiles_.count, block_), 1, [&](int64_t begin, int64_t end) {
-      Buffer<T> v(16 * block_ * p_.shape.c);
-      Buffer<float> m(16 * block_ * kColumns);
-      std::memset(v.get(), 0, sizeof(T) * static_cast<size_t>(16 * block_ * p_.shape.c));
-      for (int64_t i = begin; i < end; i++) one_block(i * block_, v.get(), m.get());
-    });
+  void run() const {
+    const int tile = p_.out.w > p_.shape.w ? Form::step : Form::out;
+    const Shape& small = p_.out.w > p_.shape.w ? p_.shape : p_.out;
+    const int64_t n = p_.shape.n, down = small.h / tile, across = small.w / tile;
+    rectangle({n, 0, 0, down, across}, all, all);
+    if constexpr (Form::out == 4) {  // a last row and column of one pixel, of which all but the first product are zero
+      rectangle({n, down, 0, 1, across}, 1, all);
+      rectangle({n, 0, across, down, 1}, all, 1);
+      rectangle({n, down, across, 1, 1}, 1, 1);
+    }
   }
 
  private:
+  static constexpr int all = Form::size, kMatrices = all * all;
+
+  // `used_y`, `used_x`: the products along each axis that are not zero.
+  void rectangle(const Tiles& tiles, int used_y, int used_x) const {
+    const int64_t block = block_size(tiles.count), channels = p_.shape.c;
+    parallel(divide_up(tiles.count, block), 1, [&](int64_t begin, int64_t end) {
+      const int64_t step = block * channels + kGap<T>;
+      const Buffer<T> v(kMatrices * step);
+      const Buffer<float> m(kMatrices * block * kColumns);
+      std::memset(static_cast<void*>(v.get()), 0, sizeof(T) * static_cast<size_t>(kMatrices * step));
+      std::memset(m.get(), 0, sizeof(float) * static_cast<size_t>(kMatrices * block * kColumns));
+      for (int64_t k = begin; k < end; k++) {
+        const int64_t first = k * block, count = smaller(block, tiles.count - first);
+        for (int64_t t = 0; t < count; t++) transform(tiles.place(first + t), v.get() + t * channels, step);
+        for (int64_t column = 0; column < p_.out.c; column += kColumns) {
+          for (int i = 0; i < kMatrices; i++)
+            if (i / all < used_y && i % all < used_x)
+              products(i, column, v.get() + i * step, m.get() + i * block * kColumns, count);
+          for (int64_t t = 0; t < count; t++)
+            put(tiles.place(first + t), m.get() + t * kColumns, block * kColumns, column);
+        }
+      }
+    });
+  }
+
   // Tiles at a time: their transform should stay in a core's second-level cache, and every core should get some.
-  static int64_t block(int64_t tiles, int64_t channels) {
-    const int64_t fits = (int64_t(768) << 10) / (16 * channels * static_cast<int64_t>(sizeof(T)));
+  int64_t block_size(int64_t tiles) const {
+    const int64_t bytes = kMatrices * (p_.shape.c * static_cast<int64_t>(sizeof(T)) + kColumns * 4);
+    const int64_t fits = (int64_t(768) << 10) / bytes;
     const int64_t share = divide_up(tiles, num_threads());
     return larger<int64_t>(1, smaller(divide_up(share, kRows), fits / kRows)) * kRows;
   }
 
-  void one_block(int64_t first, T* v, float* m) const {
-    const int64_t channels = p_.shape.c, count = smaller(block_, tiles_.count - first), rows = divide_up(count, kRows);
-    for (int64_t t = 0; t < count; t++) {
-      const Neighbourhood<T, 4> around(static_cast<const T*>(p_.x), tiles_, first + t);
-      for (int64_t c = 0; c < channels; c += kWidth) {
-        V d[4][4];
-        around.transformed(c, d, input_transform);
-        for (int64_t i = 0; i < 16; i++) store(v + (i * block_ + t) * channels + c, d[i / 4][i % 4]);
-      }
-    }
-    for (int64_t panel = 0; panel < p_.out / kColumns; panel++) {
-      for (int64_t i = 0; i < 16; i++) {
-        const T* u = static_cast<const T*>(p_.u) + (i * (p_.out / kColumns) + panel) * channels * kColumns;
-        for (int64_t r = 0; r < rows; r++) {
-          const int64_t row = i * block_ + r * kRows;
-          multiply(v + row * channels, u, m + row * kColumns, channels);
-        }
-      }
-      for (int64_t t = 0; t < count; t++) put(tiles_.place(first + t), m + t * kColumns, panel * kColumns);
+  void transform(Tiles::Place at, T* v, int64_t step) const {
+    const Patch<T, Form::patch> patch(static_cast<const T*>(p_.x), p_.shape, at, Form::step, Form::offset);
+    for (int64_t c = 0; c < p_.shape.c; c += kWidth) {
+      V d[all][all];
+      patch.template transformed<OfX<Form>>(c, d);
+      for (int i = 0; i < kMatrices; i++) store(v + i * step + c, d[i / all][i % all]);
     }
   }
 
-  void put(Tiles::Place at, const float* m, int64_t channel) const {
-    Shape s = p_.shape;
-    s.c = p_.out;
+  void products(int i, int64_t column, const T* v, float* m, int64_t count) const {
+    const int64_t channels = p_.shape.c, unique = Form::unique(i / all) * 4 + Form::unique(i % all);
+    const T* u = static_cast<const T*>(p_.u) + (unique * p_.out.c + column) * channels;
+    for (int64_t row = 0; row < count; row += kRows) multiply(v + row * channels, u, m + row * kColumns, channels);
+  }
+
+  void put(Tiles::Place at, const float* m, int64_t step, int64_t column) const {
+    constexpr int out = Form::out;
     for (int k = 0; k < kColumns; k += kWidth) {
-      V in[4][4], d[2][2];
-      for (int i = 0; i < 16; i++) in[i / 4][i % 4] = widen(m + i * block_ * kColumns + k);
-      both_axes<4, 2>(in, d, output_transform);
-      for (int i = 0; i < 4; i++)
-        store(pixel(static_cast<T*>(p_.y), s, at.n, at.y + i / 2, at.x + i % 2) + channel + k, d[i / 2][i % 2]);
+      V in[all][all], y[out][out];
+      for (int i = 0; i < kMatrices; i++) in[i / all][i % all] = widen(m + i * step + k);
+      both_axes(in, y, [](const V* from, V* to) { Form::output(from, to); });
+      for (int i = 0; i < out * out; i++)
+        if (T* to = pixel(static_cast<T*>(p_.y), p_.out, at.n, at.y * out + i / out, at.x * out + i % out))
+          store(to + column + k, y[i / out][i % out]);
     }
   }
 
   const WinogradConvParams& p_;
-  const Tiles tiles_;
-  const int64_t block_;
 };
+
+template <class T>
+void conv(const WinogradConvParams& p) {
+  if (p.stride == 1) return Conv<T, Same>(p).run();
+  p.turned ? Conv<T, Double>(p).run() : Conv<T, Halve>(p).run();
+}
 
 }  // namespace
 
 void winograd_conv(const WinogradConvParams& p) {
-  if (p.dtype == DType::f32) return Conv<float>(p).run();
-  Conv<bfloat16>(p).run();
+  if (p.dtype == DType::f32) return conv<float>(p);
+  conv<bfloat16>(p);
 }
 
 }  // namespace STYLEGEN_ISA

@@ -19,21 +19,21 @@ struct Panels {
 };
 
 // G w G^T for kWidth neighbouring input channels, which are the lanes.
-template <class T>
+template <class Form, class T>
 STYLEGEN_INLINE void transformed(const T* w, int64_t in, V (&u)[4][4]) {
   V taps[3][3];
   for (int i = 0; i < 9; i++) taps[i / 3][i % 3] = widen(w + i * in);
-  both_axes<3, 4>(taps, u, kernel_transform);
+  both_axes(taps, u, [](const V* from, V* to) { Form::kernel(from, to); });
 }
 
 // Rows are input channels: kColumns output channels by kWidth input channels, turned in a buffer.
-template <class T>
+template <class T, class Form>
 void straight(const WinogradKernelParams& p, const Panels<T>& panels, int64_t column, int64_t row) {
   constexpr int together = kTogether<T>;
   alignas(64) T rows[16][kColumns][kWidth];
   for (int k = 0; k < kColumns; k++) {
     V u[4][4];
-    transformed(static_cast<const T*>(p.w) + (column + k) * 9 * p.in + row, p.in, u);
+    transformed<Form>(static_cast<const T*>(p.w) + (column + k) * 9 * p.in + row, p.in, u);
     for (int i = 0; i < 16; i++) store(rows[i][k], u[i / 4][i % 4]);
   }
   for (int i = 0; i < 16; i++) {
@@ -44,39 +44,38 @@ void straight(const WinogradKernelParams& p, const Panels<T>& panels, int64_t co
   }
 }
 
-// Rows are output channels. Turning a kernel round swaps the first and the last of its transform's rows and columns.
-template <class T>
+// Rows are output channels.
+template <class T, class Form>
 void turned(const WinogradKernelParams& p, const Panels<T>& panels, int64_t column, int64_t row) {
   constexpr int together = kTogether<T>;
-  const auto swapped = [](int i) { return i % 3 == 0 ? 3 - i : i; };
   for (int r = 0; r < kWidth; r += together) {
     for (int k = 0; k < kColumns; k += kWidth) {
       V u[together][4][4];
       for (int j = 0; j < together; j++)
-        transformed(static_cast<const T*>(p.w) + (row + r + j) * 9 * p.in + column + k, p.in, u[j]);
+        transformed<Form>(static_cast<const T*>(p.w) + (row + r + j) * 9 * p.in + column + k, p.in, u[j]);
       for (int i = 0; i < 16; i++) {
-        const int y = swapped(i / 4), x = swapped(i % 4);
+        const int y = Form::turned(i / 4), x = Form::turned(i % 4);
         store_together(panels.at(i, row + r, column) + k * together, u[0][y][x], u[together - 1][y][x]);
       }
     }
   }
 }
 
-template <class T>
+template <class T, class Form>
 void kernel(const WinogradKernelParams& p) {
   const Panels<T> panels = {static_cast<T*>(p.u), p.turned ? p.out : p.in, p.turned ? p.in : p.out};
   const int64_t across = panels.columns / kColumns;
   parallel(across * (panels.rows / kWidth), 4, [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; k++)
-      (p.turned ? turned<T> : straight<T>)(p, panels, k % across * kColumns, k / across * kWidth);
+      (p.turned ? turned<T, Form> : straight<T, Form>)(p, panels, k % across * kColumns, k / across * kWidth);
   });
 }
 
 }  // namespace
 
 void winograd_kernel(const WinogradKernelParams& p) {
-  if (p.dtype == DType::f32) return kernel<float>(p);
-  kernel<bfloat16>(p);
+  if (p.dtype == DType::f32) return p.stride == 1 ? kernel<float, Same>(p) : kernel<float, Strided>(p);
+  p.stride == 1 ? kernel<bfloat16, Same>(p) : kernel<bfloat16, Strided>(p);
 }
 
 }  // namespace STYLEGEN_ISA

@@ -6,49 +6,58 @@ namespace cpu {
 namespace STYLEGEN_ISA {
 namespace {
 
-// Both factors as panels [16, channels / width, tiles, width]; bf16 has pairs of tiles side by side instead:
-// [16, channels / width, tiles / 2, width, 2].
-// The 16 matrices lie a little apart from powers of two, or their lines would drive each other from the caches.
+// Both factors as panels [matrix, channels / width, tiles, width]; bf16 has pairs of tiles side by side instead:
+// [matrix, channels / width, tiles / 2, width, 2].
 constexpr int kRows = 8;  // of the result in registers, the width of g's panels; that of x's is kColumns
-template <class T>
-constexpr int64_t kGap = 256 / sizeof(T);
 
-// Writes one vector of channels of a group of tiles into the 16 matrices.
-template <class T, int size, int width, class Transform>
-STYLEGEN_INLINE void put(const Neighbourhood<T, size>* around, int64_t channel, T* out, int64_t step_i,
-                         int64_t step_panel, const Transform& transform) {
-  constexpr int together = kTogether<T>, piece = width < kWidth ? width : kWidth;
-  V v[together][4][4];
-  for (int k = 0; k < together; k++) around[k].transformed(channel, v[k], transform);
-  for (int64_t i = 0; i < 16; i++) {
-    T row[kWidth * together];
-    store_together(row, v[0][i / 4][i % 4], v[together - 1][i / 4][i % 4]);
-    for (int k = 0; k < kWidth; k += piece) {
-      T* to = out + i * step_i + (channel + k) / width * step_panel + (channel + k) % width * together;
-      std::memcpy(to, row + k * together, sizeof(T) * piece * together);
+// Tiles of a factor, to be transformed into panels of `width` channels.
+template <class T, class Of, int width>
+struct Factor {
+  static constexpr int matrices = Of::size, together = kTogether<T>;
+  const T* picture;
+  const Shape& shape;
+  const Tiles& tiles;
+
+  static int64_t room(int64_t channels, int64_t count) { return matrices * matrices * matrix(channels, count); }
+  static int64_t matrix(int64_t channels, int64_t count) {
+    return channels * divide_up(count, together) * together + kGap<T>;
+  }
+
+  void to_panels(int64_t first, int64_t count, T* panels) const {
+    constexpr int block = 8;  // groups at a time, so that lines of a panel are filled in turn
+    const int64_t groups = divide_up(count, together);
+    parallel(divide_up(groups, block), 1 + 16384 / (block * shape.c), [&](int64_t begin, int64_t end) {
+      for (int64_t start = begin * block; start < smaller(end * block, groups); start += block) {
+        const int64_t here = smaller<int64_t>(block, groups - start);
+        Patch<T, Of::patch> patches[block * together];
+        for (int64_t k = 0; k < here * together; k++)
+          if (const int64_t tile = start * together + k; tile < count)
+            patches[k] = {picture, shape, tiles.place(first + tile), Of::step, Of::offset};
+        for (int64_t c = 0; c < shape.c; c += kWidth)
+          for (int64_t k = 0; k < here; k++)
+            put(patches + k * together, c, panels + (start + k) * width * together, groups * width * together,
+                matrix(shape.c, count));
+      }
+    });
+  }
+
+ private:
+  // Writes one vector of channels of a group of tiles into the matrices.
+  STYLEGEN_INLINE void put(const Patch<T, Of::patch>* patches, int64_t channel, T* out, int64_t step_panel,
+                           int64_t step_matrix) const {
+    constexpr int piece = width < kWidth ? width : kWidth;
+    V v[together][matrices][matrices];
+    for (int k = 0; k < together; k++) patches[k].template transformed<Of>(channel, v[k]);
+    for (int i = 0; i < matrices * matrices; i++) {
+      T row[kWidth * together];
+      store_together(row, v[0][i / matrices][i % matrices], v[together - 1][i / matrices][i % matrices]);
+      for (int k = 0; k < kWidth; k += piece) {
+        T* to = out + i * step_matrix + (channel + k) / width * step_panel + (channel + k) % width * together;
+        std::memcpy(to, row + k * together, sizeof(T) * piece * together);
+      }
     }
   }
-}
-
-template <class T, int size, int width, class Transform>
-void to_panels(const T* picture, const Tiles& tiles, int64_t first, int64_t count, T* panels,
-               const Transform& transform) {
-  constexpr int together = kTogether<T>, block = 8;  // groups at a time, so that lines of a panel are filled in turn
-  const int64_t groups = divide_up(count, together), channels = tiles.s.c;
-  const int64_t step_panel = groups * width * together, step_i = channels / width * step_panel + kGap<T>;
-  parallel(divide_up(groups, block), 1 + 16384 / (block * channels), [&](int64_t begin, int64_t end) {
-    for (int64_t start = begin * block; start < smaller(end * block, groups); start += block) {
-      const int64_t here = smaller<int64_t>(block, groups - start);
-      Neighbourhood<T, size> around[block * together];
-      for (int64_t k = 0; k < here * together; k++)
-        if (start * together + k < count) around[k] = {picture, tiles, first + start * together + k};
-      for (int64_t c = 0; c < channels; c += kWidth)
-        for (int64_t k = 0; k < here; k++)
-          put<T, size, width>(around + k * together, c, panels + (start + k) * width * together, step_i, step_panel,
-                              transform);
-    }
-  });
-}
+};
 
 // sums [kRows, kColumns], rows `stride` apart, += m^T [kRows, groups] @ v [groups, kColumns]
 STYLEGEN_INLINE void accumulate(const float* m, const float* v, float* sums, int64_t stride, int64_t groups) {
@@ -99,55 +108,87 @@ inline void accumulate(const bfloat16* m, const bfloat16* v, float* sums, int64_
 }
 #endif
 
-// dw [out, 3, 3, in] of du [16, out, in].
-template <class T>
-void to_weights(const float* du, T* dw, int64_t out, int64_t in) {
+// du [16, out, in] += the products of tiles [first, last), `piece` of them at a time.
+template <class T, class Form>
+void add_tiles(const WinogradWeightParams& p, const Tiles& tiles, int64_t first, int64_t last, int64_t piece,
+               float* du) {
+  constexpr int size = Form::size;
+  const int64_t in = p.shape.c, out = p.out.c, across = in / kColumns;
+  using FactorX = Factor<T, OfX<Form>, kColumns>;
+  using FactorG = Factor<T, OfG<Form>, kRows>;
+  const FactorX x{static_cast<const T*>(p.x), p.shape, tiles};
+  const FactorG g{static_cast<const T*>(p.g), p.out, tiles};
+  const Buffer<T> v(FactorX::room(in, piece)), m(FactorG::room(out, piece));
+  for (; first < last; first += piece) {
+    const int64_t count = smaller(piece, last - first), groups = divide_up(count, kTogether<T>);
+    const int64_t rows = groups * kTogether<T>;
+    x.to_panels(first, count, v.get());
+    g.to_panels(first, count, m.get());
+    parallel(16 * across, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t panel = begin; panel < end; panel++) {
+        const int64_t unique = panel / across, c = panel % across * kColumns;
+        for (int i = 0; i < size * size; i++) {
+          if (Form::unique(i / size) * 4 + Form::unique(i % size) != unique) continue;
+          const T* from_x = v.get() + i * FactorX::matrix(in, count) + c * rows;
+          const T* from_g = m.get() + i * FactorG::matrix(out, count);
+          for (int64_t k = 0; k < out; k += kRows)
+            accumulate(from_g + k * rows, from_x, du + (unique * out + k) * in + c, in, groups);
+        }
+      }
+    });
+  }
+}
+
+// dw [out, 3, 3, in] of the sum of `parts` du [16, out, in].
+template <class T, class Form>
+void to_weights(const float* du, int64_t parts, T* dw, int64_t out, int64_t in) {
   parallel(out, 1 + 1024 / in, [&](int64_t begin, int64_t end) {
     for (int64_t o = begin; o < end; o++)
       for (int64_t c = 0; c < in; c += kWidth) {
         V u[4][4], w[3][3];
-        for (int i = 0; i < 16; i++) u[i / 4][i % 4] = widen(du + (i * out + o) * in + c);
-        both_axes<4, 3>(u, w, kernel_gradient);
+        for (int i = 0; i < 16; i++) {
+          const float* from = du + (i * out + o) * in + c;
+          u[i / 4][i % 4] = widen(from);
+          for (int64_t k = 1; k < parts; k++) u[i / 4][i % 4] += widen(from + k * 16 * out * in);
+        }
+        both_axes(u, w, [](const V* from, V* to) { Form::kernel_gradient(from, to); });
         for (int i = 0; i < 9; i++) store(dw + (o * 9 + i) * in + c, w[i / 3][i % 3]);
       }
   });
 }
 
-template <class T>
+// Where du is small and there are many tiles, every thread has its own and works from its own cache; otherwise all share one, and panels that
+// take a quarter of a common last-level cache.
+template <class T, class Form>
 void weight(const WinogradWeightParams& p) {
-  Shape g_shape = p.shape;
-  g_shape.c = p.out;
-  const Tiles x_tiles{p.shape}, g_tiles{g_shape};
-  const int64_t in = p.shape.c, out = p.out;
-  // As many tiles at a time as let a factor take a quarter of a common last-level cache.
-  const int64_t fits = (int64_t(8) << 20) / (16 * larger(in, out) * static_cast<int64_t>(sizeof(T)));
-  const int64_t piece = larger<int64_t>(2, smaller(fits, x_tiles.count) / 2 * 2);
-  const Buffer<T> v(16 * (in * piece + kGap<T>)), m(16 * (out * piece + kGap<T>));
-  const Buffer<float> du(16 * in * out);
-  std::memset(du.get(), 0, sizeof(float) * static_cast<size_t>(16 * in * out));
-  for (int64_t first = 0; first < x_tiles.count; first += piece) {
-    const int64_t count = smaller(piece, x_tiles.count - first), groups = divide_up(count, kTogether<T>);
-    to_panels<T, 4, kColumns>(static_cast<const T*>(p.x), x_tiles, first, count, v.get(), input_transform);
-    to_panels<T, 2, kRows>(static_cast<const T*>(p.g), g_tiles, first, count, m.get(), spread_transform);
-    const int64_t across = in / kColumns, step = groups * kTogether<T>;
-    parallel(16 * across, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t panel = begin; panel < end; panel++) {
-        const int64_t i = panel / across, c = panel % across * kColumns;
-        const T* from_x = v.get() + panel * kColumns * step + i * kGap<T>;
-        const T* from_g = m.get() + i * (out * step + kGap<T>);
-        for (int64_t k = 0; k < out; k += kRows)
-          accumulate(from_g + k * step, from_x, du.get() + (i * out + k) * in + c, in, groups);
-      }
+  const Tiles tiles{p.out.n, 0, 0, p.out.h / 2, p.out.w / 2};
+  const int64_t in = p.shape.c, out = p.out.c, du_size = 16 * in * out;
+  const bool apart = du_size <= int64_t(1) << 18 && tiles.count >= 512;
+  // As many whatever the threads, because sums depend on it; a part should be worth its own du.
+  const int64_t parts = apart ? smaller<int64_t>(16, tiles.count / 256) : 1;
+  const int64_t budget = (apart ? int64_t(256) << 10 : int64_t(8) << 20) / static_cast<int64_t>(sizeof(T));
+  const int64_t share = divide_up(tiles.count, 2 * parts) * 2;
+  const int64_t fits = budget / (Form::size * Form::size * larger(in, out)) / 2 * 2;
+  const int64_t piece = larger<int64_t>(2, smaller(fits, share));
+  const Buffer<float> du(parts * du_size);
+  std::memset(du.get(), 0, sizeof(float) * static_cast<size_t>(parts * du_size));
+  const auto part = [&](int64_t k) {
+    add_tiles<T, Form>(p, tiles, k * share, smaller(tiles.count, (k + 1) * share), piece, du.get() + k * du_size);
+  };
+  if (apart)
+    parallel(parts, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; k++) part(k);
     });
-  }
-  to_weights(du.get(), static_cast<T*>(p.dw), out, in);
+  else
+    part(0);
+  to_weights<T, Form>(du.get(), parts, static_cast<T*>(p.dw), out, in);
 }
 
 }  // namespace
 
 void winograd_weight(const WinogradWeightParams& p) {
-  if (p.dtype == DType::f32) return weight<float>(p);
-  weight<bfloat16>(p);
+  if (p.dtype == DType::f32) return p.stride == 1 ? weight<float, Same>(p) : weight<float, Halve>(p);
+  p.stride == 1 ? weight<bfloat16, Same>(p) : weight<bfloat16, Halve>(p);
 }
 
 }  // namespace STYLEGEN_ISA

@@ -66,7 +66,7 @@ class Conv(nn.Module):
         kernel, cache = kept
         if self.scale == "same":
             return conv2d(x, kernel, padding=kernel.shape[-1] // 2, cache=cache)
-        return (down_conv2d if self.scale == "down" else up_conv2d)(x, kernel, self.blur)
+        return (down_conv2d if self.scale == "down" else up_conv2d)(x, kernel, self.blur, cache)
 
     def kernel(self, dtype: torch.dtype) -> Tensor:
         """The weights as the operators take them."""

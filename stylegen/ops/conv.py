@@ -43,12 +43,14 @@ def conv2d(
     return _Conv.apply(x, w, stride, padding, cache)
 
 
-def conv_transpose2d(x: Tensor, w: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
+def conv_transpose2d(
+    x: Tensor, w: Tensor, *, stride: int = 1, padding: int = 0, cache: dict[str, Tensor] | None = None
+) -> Tensor:
     """The adjoint of `conv2d` by its input: x [N, in, H, W], w [in, out, kh, kw] -> [N, out, H', W'], as torch's."""
     if native.referenced():
         return F.conv_transpose2d(x, w, stride=stride, padding=padding)
     size = [(n - 1) * stride - 2 * padding + k for n, k in zip(x.shape[2:], w.shape[2:], strict=True)]
-    return _ConvInput.apply(x, w, size, stride, padding)
+    return _ConvInput.apply(x, w, size, stride, padding, cache)
 
 
 def _kept(cache: dict[str, Tensor], name: str, make: Callable[[], Tensor]) -> Tensor:
@@ -67,8 +69,9 @@ class _Conv(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, w)
         ctx.how, ctx.cache = (stride, padding), {} if cache is None else cache
-        if winograd.pays(x, w.shape, stride, padding):
-            return winograd.conv2d(x, _kept(ctx.cache, "u", lambda: winograd.weights(w)))
+        small = [(n + 2 * padding - k) // stride + 1 for n, k in zip(x.shape[2:], w.shape[2:], strict=True)]
+        if winograd.pays(x, x.shape[2:], small, w.shape, stride, padding):
+            return winograd.conv2d(x, _kept(ctx.cache, "u", lambda: winograd.weights(w, stride)), stride)
         return F.conv2d(x, w, stride=stride, padding=padding)
 
     @staticmethod
@@ -94,8 +97,9 @@ class _ConvInput(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(g, w)
         ctx.how, ctx.cache = (stride, padding), {} if cache is None else cache
-        if winograd.pays(g, w.shape, stride, padding):
-            return winograd.conv2d(g, _kept(ctx.cache, "turned u", lambda: winograd.weights(w, turned=True)))
+        if winograd.pays(g, size, g.shape[2:], w.shape, stride, padding):
+            u = _kept(ctx.cache, "turned u", lambda: winograd.weights(w, stride, turned=True))
+            return winograd.conv2d(g, u, stride, turned=True)
         if stride == 1 and max(w.shape) <= 128 and w.shape[2] == w.shape[3] == 2 * padding + 1:
             turned = _kept(ctx.cache, "turned", lambda: w.flip([2, 3]).transpose(0, 1))
             return F.conv2d(g, turned, padding=padding)  # faster than the library's own
@@ -120,8 +124,8 @@ class _ConvWeight(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, g: Tensor, shape: list[int], stride: int, padding: int) -> Tensor:
         ctx.save_for_backward(x, g)
         ctx.how = stride, padding
-        if winograd.pays(x, shape, stride, padding, weight=True):
-            return winograd.weight_gradient(x, g)
+        if winograd.pays(x, x.shape[2:], g.shape[2:], shape, stride, padding, weight=True):
+            return winograd.weight_gradient(x, g, stride)
         return conv2d_weight(x, shape, g, stride=stride, padding=padding)
 
     @staticmethod

@@ -19,11 +19,11 @@ from .upfirdn2d import setup_filter, upfirdn2d
 Taps = tuple[float, ...]
 
 
-def down_conv2d(x: Tensor, kernel: Tensor, blur: Taps = ()) -> Tensor:
+def down_conv2d(x: Tensor, kernel: Tensor, blur: Taps = (), cache: dict[str, Tensor] | None = None) -> Tensor:
     """`blur`, 3x3 convolution, 2x2 means: [N, in, H, W] -> [N, out, H / 2, W / 2]; `kernel` is down_kernel(weights).
 
     The blur and the convolution pad with zeros and keep the size; `blur` holds the taps of a separable filter of any
-    sum (they are normalised), or nothing.
+    sum (they are normalised), or nothing. `cache` as in `conv2d`.
     """
     if kernel.shape[-1] == 4:
         return conv2d(blur2d(x, blur), kernel, stride=2, padding=1)
@@ -32,17 +32,17 @@ def down_conv2d(x: Tensor, kernel: Tensor, blur: Taps = ()) -> Tensor:
         x = upfirdn2d(x, _filter(taps, x.device), padding=2, edge=edge)
     else:
         x = upfirdn2d(blur2d(x, blur), _filter((1.0, 1.0), x.device), padding=1)
-    return conv2d(x, kernel, stride=2)
+    return conv2d(x, kernel, stride=2, cache=cache)
 
 
-def up_conv2d(x: Tensor, kernel: Tensor, blur: Taps = ()) -> Tensor:
+def up_conv2d(x: Tensor, kernel: Tensor, blur: Taps = (), cache: dict[str, Tensor] | None = None) -> Tensor:
     """Each pixel twice in both directions, 3x3 convolution, `blur`: [N, in, H, W] -> [N, out, 2 H, 2 W].
 
-    `kernel` is up_kernel(weights). Padding and `blur` as in `down_conv2d`.
+    `kernel` is up_kernel(weights). Padding, `blur` and `cache` as in `down_conv2d`.
     """
     if kernel.shape[-1] == 4:
         return blur2d(conv_transpose2d(x, kernel, stride=2, padding=1), blur)
-    x = conv_transpose2d(x, kernel, stride=2)
+    x = conv_transpose2d(x, kernel, stride=2, cache=cache)
     if joint := _joint(blur):
         taps, edge = joint
         return upfirdn2d(x, _filter(taps, x.device), padding=1, edge=edge, gain=4.0)
