@@ -157,8 +157,8 @@ void to_weights(const float* du, int64_t parts, T* dw, int64_t out, int64_t in) 
   });
 }
 
-// Where du is small and there are many tiles, every thread has its own and works from its own cache; otherwise all share one, and panels that
-// take a quarter of a common last-level cache.
+// Where du is small and there are many tiles, every thread has its own and works from its own cache; otherwise all
+// share one, and panels that take a quarter of a common last-level cache.
 template <class T, class Form>
 void weight(const WinogradWeightParams& p) {
   const Tiles tiles{p.out.n, 0, 0, p.out.h / 2, p.out.w / 2};
@@ -167,9 +167,9 @@ void weight(const WinogradWeightParams& p) {
   // As many whatever the threads, because sums depend on it; a part should be worth its own du.
   const int64_t parts = apart ? smaller<int64_t>(16, tiles.count / 256) : 1;
   const int64_t budget = (apart ? int64_t(256) << 10 : int64_t(8) << 20) / static_cast<int64_t>(sizeof(T));
-  const int64_t share = divide_up(tiles.count, 2 * parts) * 2;
-  const int64_t fits = budget / (Form::size * Form::size * larger(in, out)) / 2 * 2;
-  const int64_t piece = larger<int64_t>(2, smaller(fits, share));
+  const int64_t share = divide_up(tiles.count, 8 * parts) * 8;  // in eights, panels begin with cache lines
+  const int64_t fits = budget / (Form::size * Form::size * larger(in, out)) / 8 * 8;
+  const int64_t piece = larger<int64_t>(8, smaller(fits, share));
   const Buffer<float> du(parts * du_size);
   std::memset(du.get(), 0, sizeof(float) * static_cast<size_t>(parts * du_size));
   const auto part = [&](int64_t k) {
