@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from stylegen import ops
+from stylegen.ops import native
 
 from .bench_measure import DTYPES, REFERENCE, Floor, Row, interleave, row
 
@@ -143,7 +144,8 @@ def _adain_both(x: Tensor) -> Call:
 def _conv(function: Callable[[Tensor, Tensor], Tensor], gradient: bool = False) -> Callable[[Tensor], Call]:
     def make(x: Tensor) -> Call:
         channels = x.shape[1]
-        w = (_small(x, channels, channels, 3, 3) / (3 * channels**0.5)).to(x.dtype)
+        w = _small(x, channels, channels, 3, 3) / (3 * channels**0.5)
+        w = w.to(x.dtype, memory_format=native.memory_format(x))
         if not gradient:
             return lambda: function(x, w)
         inputs = [x.requires_grad_(), w.requires_grad_()]

@@ -74,7 +74,9 @@ class Filter {
       const T* x = static_cast<const T*>(p.x) + image * p.in.h * p.in.w * inner;
       T* y = static_cast<T*>(p.y) + image * p.out.h * row_size();
       if (begin >= 0 && end == begin + kRows && alike(begin)) {
-        rows_together<Stream>(x, y + begin * row_size(), begin, s);
+        if (!in_registers<Stream, 3>(x, y + begin * row_size(), begin) &&
+            !in_registers<Stream, 4>(x, y + begin * row_size(), begin))
+          rows_together<Stream>(x, y + begin * row_size(), begin, s);
         continue;
       }
       for (int64_t row = larger<int64_t>(begin, 0); row < end; row++)
@@ -101,6 +103,24 @@ class Filter {
     const bool edge_in_reach = p.pad_x >= 0 && p.pad_x < p.kw && right >= 0 && right < p.kw;
     return flat && p.fy && p.up_y == 1 && p.down_y == 1 && (p.kh == 3 || p.kh == 4) && top >= 0 &&
            top + p.kh + kRows - 1 <= p.in.h && (p.edge == 0 || (edge_in_reach && oy > 0 && oy + kRows < p.out.h));
+  }
+
+  // Rows that are alike, where pixels have whole vectors of channels; whether it was so.
+  template <bool Stream, int size>
+  bool in_registers(const T* x, T* y, int64_t oy) const {
+    using Kernel = InRegisters<T, size>;
+    const bool aligned = reinterpret_cast<uintptr_t>(y) % kStored<T> == 0;
+    if (p.kw != size || p.kh != size || inner % Kernel::span != 0 || (Stream && !aligned)) return false;
+    A down[size], first[size], along[size], last[size];
+    for (int k = 0; k < size; k++) down[k] = A(p.fy[k]) * A(p.gain), first[k] = along[k] = last[k] = taps[k];
+    if (p.edge != 0) {
+      first[p.pad_x] -= A(p.edge);
+      (p.out.w > 1 ? last : first)[p.in.w - p.out.w + p.pad_x] -= A(p.edge);
+    }
+    const Kernel kernel = {down, first, along, last, inner, p.in.w, p.out.w, p.pad_x};
+    for (int r = 0; r < kRows; r += Kernel::rows)
+      kernel.template run<Stream>(x + (oy + r - p.pad_y) * p.in.w * inner, y + r * row_size());
+    return true;
   }
 
   int64_t block_chunk() const { return larger<int64_t>(kPixels, kBlock / inner) * inner; }

@@ -62,6 +62,59 @@ void sum_block(const T* x, int64_t pitch, const acc_t<T>* weights, acc_t<T>* out
     each([&](const T* p) { return widen(p + i, rest); }, [&](A* p, Vec<A> v) { store(p + i, v, rest); });
 }
 
+// A filter of taps x taps that works on pixels of `inner` elements in registers: two output rows and `group` vectors of
+// channels at a time, along the row, so that neither sums of rows nor anything else is stored on the way.
+template <class T, int taps>
+struct InRegisters {
+  using A = acc_t<T>;
+  static constexpr int rows = 2, group = taps == 3 ? 4 : 2, span = group * kLanes<A>;
+  using Sums = Vec<A>[rows][group];
+
+  const A *down, *first, *along, *last;  // taps down a column, and along a row for its first, inner and last pixel
+  int64_t inner, in_w, out_w, pad_x;
+
+  // x: the first input row below the taps. y must be aligned to kStored<T> if they are streamed.
+  template <bool Stream>
+  void run(const T* x, T* y) const {
+    const int64_t ahead = larger<int64_t>(1, 4096 / (inner * static_cast<int64_t>(sizeof(T)))) * inner;
+    for (int64_t c = 0; c < inner; c += span) {
+      Sums window[taps];
+      for (int m = 1; m < taps; m++) sum(x + c, m - 1 - pad_x, ahead, window[m]);
+      for (int64_t o = 0; o < out_w; o++) {
+        for (int m = 1; m < taps; m++)
+          for (int r = 0; r < rows; r++)
+            for (int v = 0; v < group; v++) window[m - 1][r][v] = window[m][r][v];
+        sum(x + c, o - pad_x + taps - 1, ahead, window[taps - 1]);
+        const A* weights = o == 0 ? first : o == out_w - 1 ? last : along;
+        for (int r = 0; r < rows; r++)
+          for (int v = 0; v < group; v++) {
+            Vec<A> total = window[0][r][v] * weights[0];
+            for (int m = 1; m < taps; m++) total = total + window[m][r][v] * weights[m];
+            store<T, Stream>(y + (r * out_w + o) * inner + c + v * kLanes<A>, total);
+          }
+      }
+    }
+  }
+
+ private:
+  // The weighted sums of the pixels of column `column`; what lies `ahead` in the lowest rows is fetched meanwhile.
+  STYLEGEN_INLINE void sum(const T* x, int64_t column, int64_t ahead, Sums& sums) const {
+    const bool outside = column < 0 || column >= in_w;
+    for (int v = 0; v < group; v++) {
+      Vec<A> pixel[taps + rows - 1];
+      for (int k = 0; k < taps + rows - 1; k++) {
+        const T* from = x + (k * in_w + column) * inner + v * kLanes<A>;
+        pixel[k] = outside ? Vec<A>{} : widen(from);
+        if (k >= taps - 1 && !outside) prefetch(from + ahead);
+      }
+      for (int r = 0; r < rows; r++) {
+        sums[r][v] = pixel[r] * down[0];
+        for (int k = 1; k < taps; k++) sums[r][v] = sums[r][v] + pixel[r + k] * down[k];
+      }
+    }
+  }
+};
+
 // y[i] = sum over m < count of taps[m * step] * v[i + m * stride]; `fixed` is count where the compiler knows it, or 0.
 // Meanwhile `ahead` (or null) is fetched: what the next sums will be made of.
 template <class T, int fixed, bool Stream>
