@@ -47,7 +47,7 @@ def version() -> str:
 CSRC = ROOT / "csrc"
 OBJECTS = ROOT / "build" / "native" / f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
 OPERATORS = ["adain", "bias_act", "pixel_norm", "upfirdn2d"]  # csrc/cpu/NAME.cpp and csrc/NAME.cu
-CPU_OPERATORS = [*OPERATORS, "scaled_cast", "winograd", "winograd_kernel", "winograd_weight"]
+CPU_OPERATORS = [*OPERATORS, "gemm_conv", "scaled_cast", "winograd", "winograd_kernel", "winograd_weight"]
 # Instruction set -> flags of (GCC and clang, MSVC) for csrc/cpu; the processor chooses among them at run time.
 ISAS: dict[str, tuple[list[str], list[str]]] = {"baseline": ([], [])}
 if platform.machine().lower() in ("x86_64", "amd64"):

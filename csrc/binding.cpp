@@ -232,6 +232,20 @@ Tensor scaled_cast(Tensor x, double scale, ScalarType dtype) {
   return y;
 }
 
+// `size`: height and width of the result.
+Tensor gemm_conv2d(Tensor x, Tensor w, Sizes size, int64_t stride, int64_t padding, bool turned) {
+  const Shape in = shape_of(x, true), kernel = shape_of(w, true);
+  STD_TORCH_CHECK(is_dense(x, true) && is_dense(w, true) && in.c == (turned ? kernel.n : kernel.c) &&
+                      size.size() == 2 && kernel.n % 32 == 0 && kernel.c % 32 == 0 &&
+                      x.scalar_type() == w.scalar_type(),
+                  "stylegen: gemm_conv2d takes channels_last pictures and weights of one dtype");
+  const Shape out = {in.n, turned ? kernel.c : kernel.n, size[0], size[1], true};
+  Tensor y = allocate(x, {out.n, out.c, out.h, out.w}, true);
+  cpu::gemm_conv({x.data_ptr(), w.data_ptr(), y.data_ptr(), in, out, kernel, static_cast<int>(stride),
+                  static_cast<int>(padding), turned, dtype_of(x)});
+  return y;
+}
+
 Shape winograd_shape(const Tensor& picture) {
   const Shape shape = shape_of(picture, true);
   STD_TORCH_CHECK(channels_innermost(picture) && shape.c % 32 == 0, "stylegen: winograd takes channels_last pictures");
@@ -300,6 +314,7 @@ STABLE_TORCH_LIBRARY_IMPL(stylegen, CPU, library) {
   using namespace stylegen;
   register_kernels<Cpu>(library);
   library.impl("scaled_cast", TORCH_BOX(&scaled_cast));
+  library.impl("gemm_conv2d", TORCH_BOX(&gemm_conv2d));
   library.impl("winograd_kernel", TORCH_BOX(&winograd_kernel));
   library.impl("winograd_conv2d", TORCH_BOX(&winograd_conv2d));
   library.impl("winograd_weight", TORCH_BOX(&winograd_weight));
@@ -323,8 +338,8 @@ PyMODINIT_FUNC PyInit__native() {
 #endif
   PyModule_AddStringConstant(module, "compiler", compiler);
   PyModule_AddStringConstant(module, "isa", stylegen::cpu::isa());
-  PyModule_AddIntConstant(module, "winograd_f32", stylegen::cpu::winograd_pays(stylegen::DType::f32));
-  PyModule_AddIntConstant(module, "winograd_bf16", stylegen::cpu::winograd_pays(stylegen::DType::bf16));
+  PyModule_AddIntConstant(module, "fast_products_f32", stylegen::cpu::fast_products(stylegen::DType::f32));
+  PyModule_AddIntConstant(module, "fast_products_bf16", stylegen::cpu::fast_products(stylegen::DType::bf16));
   PyModule_AddStringConstant(module, "cuda_archs", STYLEGEN_CUDA_ARCHS);
   return module;
 }

@@ -41,7 +41,6 @@ namespace cpu {
 void winograd_kernel(const WinogradKernelParams& p);  // transformed weights
 void winograd_conv(const WinogradConvParams& p);      // the whole convolution
 void winograd_weight(const WinogradWeightParams& p);  // its gradient by the weights
-bool winograd_pays(DType dtype);                      // whether these are fast on this processor
 }  // namespace cpu
 
 }  // namespace stylegen

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from stylegen import ops
-from stylegen.ops import native, resample, winograd
+from stylegen.ops import gemm, native, resample, winograd
 
 BLURS = [(), (1.0, 2.0, 1.0), (1.0, 3.0, 1.0), (1.0, 3.0, 3.0, 1.0), (1.0, 2.0, 4.0)]
 
@@ -124,6 +124,23 @@ def test_fewer_products_whatever_the_threads(dtype, channels, stride):
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@needs_native
+@pytest.mark.parametrize(("stride", "padding", "kernel"), [(1, 1, 3), (1, 0, 1), (2, 0, 3), (2, 1, 4), (3, 2, 2)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.bfloat16, 1e-2)])
+def test_few_pixels(dtype, tolerance, stride, padding, kernel):
+    """One matrix product: values and gradients against the library's in float64."""
+    x = normal(3, 64, 4, 5, dtype=dtype).detach().to(memory_format=torch.channels_last).requires_grad_()
+    w = normal(96, 64, kernel, kernel, dtype=dtype).detach().to(memory_format=torch.channels_last).requires_grad_()
+    results = []
+    for function, a, b in ((ops.conv2d, x, w), (F.conv2d, x.detach().double(), w.detach().double())):
+        a, b = a.requires_grad_(), b.requires_grad_()
+        y = function(a, b, stride=stride, padding=padding)
+        results.append((y, *torch.autograd.grad(y.square().sum(), (a, b))))
+    assert gemm.pays(x, w, results[0][0].shape[2:]) and gemm.pays(results[0][0], w, x.shape[2:])
+    for ours, expected in zip(*results, strict=True):
+        assert ours.dtype == dtype and (ours.double() - expected).norm() / expected.norm() < tolerance
 
 
 def test_training_after_generating():

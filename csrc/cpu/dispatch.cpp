@@ -63,7 +63,7 @@ int level() {
 }  // namespace
 
 // Measured on processors with AVX-512; those with AMX multiply bf16 far faster than these kernels do.
-bool winograd_pays(DType dtype) {
+bool fast_products(DType dtype) {
 #if defined(__x86_64__) && defined(__GNUC__)
   if (level() < 2) return false;
   return dtype == DType::f32 || (__builtin_cpu_supports("avx512bf16") && !has_amx_bf16());
@@ -104,6 +104,7 @@ void upfirdn2d(const UpfirdnParams& p) { STYLEGEN_DISPATCH(upfirdn2d(p)) }
 void adain_forward(const AdainParams& p) { STYLEGEN_DISPATCH(adain_forward(p)) }
 void adain_backward(const AdainParams& p) { STYLEGEN_DISPATCH(adain_backward(p)) }
 void pixel_norm(const PixelNormParams& p) { STYLEGEN_DISPATCH(pixel_norm(p)) }
+void gemm_conv(const GemmConvParams& p) { STYLEGEN_DISPATCH(gemm_conv(p)) }
 void scaled_cast(const ScaledCastParams& p) { STYLEGEN_DISPATCH(scaled_cast(p)) }
 void winograd_kernel(const WinogradKernelParams& p) { STYLEGEN_DISPATCH(winograd_kernel(p)) }
 void winograd_conv(const WinogradConvParams& p) { STYLEGEN_DISPATCH(winograd_conv(p)) }

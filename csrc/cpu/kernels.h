@@ -2,6 +2,7 @@
 #pragma once
 #include "../adain.h"
 #include "../bias_act.h"
+#include "../gemm_conv.h"
 #include "../pixel_norm.h"
 #include "../scaled_cast.h"
 #include "../upfirdn2d.h"
@@ -17,6 +18,7 @@
   void adain_forward(const AdainParams& p);                                                                \
   void adain_backward(const AdainParams& p);                                                               \
   void pixel_norm(const PixelNormParams& p);                                                               \
+  void gemm_conv(const GemmConvParams& p);                                                                 \
   void scaled_cast(const ScaledCastParams& p);                                                             \
   void winograd_kernel(const WinogradKernelParams& p);                                                     \
   void winograd_conv(const WinogradConvParams& p);                                                         \
@@ -34,6 +36,7 @@ STYLEGEN_DECLARE_KERNELS(avx512bf16)
 
 namespace stylegen {
 namespace cpu {
-const char* isa();  // the instruction set in use
-}
+const char* isa();                // the instruction set in use
+bool fast_products(DType dtype);  // whether gemm_conv and winograd_* are made for this processor
+}  // namespace cpu
 }  // namespace stylegen

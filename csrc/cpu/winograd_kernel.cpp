@@ -18,6 +18,10 @@ struct Panels {
   }
 };
 
+// Rows at a time.
+template <class T>
+constexpr int kSpan = kWidth * kTogether<T>;
+
 // G w G^T for kWidth neighbouring input channels, which are the lanes.
 template <class Form, class T>
 STYLEGEN_INLINE void transformed(const T* w, int64_t in, V (&u)[4][4]) {
@@ -26,29 +30,26 @@ STYLEGEN_INLINE void transformed(const T* w, int64_t in, V (&u)[4][4]) {
   both_axes(taps, u, [](const V* from, V* to) { Form::kernel(from, to); });
 }
 
-// Rows are input channels: kColumns output channels by kWidth input channels, turned in a buffer.
+// Rows are input channels: kColumns output channels by kSpan input channels, transposed from a buffer.
 template <class T, class Form>
 void straight(const WinogradKernelParams& p, const Panels<T>& panels, int64_t column, int64_t row) {
-  constexpr int together = kTogether<T>;
-  alignas(64) T rows[16][kColumns][kWidth];
-  for (int k = 0; k < kColumns; k++) {
-    V u[4][4];
-    transformed<Form>(static_cast<const T*>(p.w) + (column + k) * 9 * p.in + row, p.in, u);
-    for (int i = 0; i < 16; i++) store(rows[i][k], u[i / 4][i % 4]);
-  }
-  for (int i = 0; i < 16; i++) {
-    T* out = panels.at(i, row, column);
-    for (int r = 0; r < kWidth; r += together)
-      for (int k = 0; k < kColumns; k++)
-        std::memcpy(out + r * kColumns + k * together, &rows[i][k][r], sizeof(T) * together);
-  }
+  alignas(64) T rows[16][kColumns][kSpan<T>];
+  for (int k = 0; k < kColumns; k++)
+    for (int c = 0; c < kSpan<T>; c += kWidth) {
+      V u[4][4];
+      transformed<Form>(static_cast<const T*>(p.w) + (column + k) * 9 * p.in + row + c, p.in, u);
+      for (int i = 0; i < 16; i++) store(rows[i][k] + c, u[i / 4][i % 4]);
+    }
+  for (int i = 0; i < 16; i++)
+    for (int k = 0; k < kColumns; k += kWidth)
+      transpose(rows[i][k], kSpan<T>, panels.at(i, row, column) + k * kTogether<T>, kColumns * kTogether<T>);
 }
 
 // Rows are output channels.
 template <class T, class Form>
 void turned(const WinogradKernelParams& p, const Panels<T>& panels, int64_t column, int64_t row) {
   constexpr int together = kTogether<T>;
-  for (int r = 0; r < kWidth; r += together) {
+  for (int r = 0; r < kSpan<T>; r += together) {
     for (int k = 0; k < kColumns; k += kWidth) {
       V u[together][4][4];
       for (int j = 0; j < together; j++)
@@ -65,9 +66,9 @@ template <class T, class Form>
 void kernel(const WinogradKernelParams& p) {
   const Panels<T> panels = {static_cast<T*>(p.u), p.turned ? p.out : p.in, p.turned ? p.in : p.out};
   const int64_t across = panels.columns / kColumns;
-  parallel(across * (panels.rows / kWidth), 4, [&](int64_t begin, int64_t end) {
+  parallel(across * (panels.rows / kSpan<T>), 4, [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; k++)
-      (p.turned ? turned<T, Form> : straight<T, Form>)(p, panels, k % across * kColumns, k / across * kWidth);
+      (p.turned ? turned<T, Form> : straight<T, Form>)(p, panels, k % across * kColumns, k / across * kSpan<T>);
   });
 }
 

@@ -1,42 +1,15 @@
 // What Winograd's kernels share: the transforms, and the tiles of a picture.
 #pragma once
 #include "../winograd.h"
-#include "vec.h"
+#include "pairs.h"
 
 namespace stylegen {
 namespace cpu {
 namespace STYLEGEN_ISA {
 
-using V = Vec<float>;
-constexpr int kWidth = kLanes<float>;
-constexpr int kColumns = 2 * kWidth;  // of a matrix product's result in registers
-
 // Between matrices, which would otherwise lie powers of two apart and drive each other from the caches.
 template <class T>
 constexpr int64_t kGap = 256 / sizeof(T);
-
-// The matrices' elements that stand side by side where a product sums over them: one instruction multiplies both.
-template <class T>
-constexpr int kTogether = sizeof(T) == 2 ? 2 : 1;
-
-// Stores `first`, and for bf16 `second`, the elements of the two by turns.
-template <class T>
-STYLEGEN_INLINE void store_together(T* p, V first, V second) {
-  if constexpr (kTogether<T> == 1) {
-    store(p, first);
-  } else {
-#if defined(__AVX512BF16__)
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
-                                           21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    const auto both = bit_cast<__m512i>(_mm512_cvtne2ps_pbh(bit_cast<__m512>(second), bit_cast<__m512>(first)));
-    _mm512_storeu_si512(p, _mm512_permutexvar_epi16(order, both));
-#else
-    using I = Ints<float>;
-    const I both = (float_to_bfloat16<V, I>(first) & 0xffff) | (float_to_bfloat16<V, I>(second) << 16);
-    std::memcpy(p, &both, sizeof both);
-#endif
-  }
-}
 
 // The three forms of the convolution, along one axis. A tile of the result, `out` numbers, is made from `patch`
 // numbers, which begin `step` times the tile plus `offset`; `size` products lie between:

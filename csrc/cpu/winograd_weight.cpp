@@ -97,7 +97,7 @@ __attribute__((target("avx512bf16"))) void accumulate(const bfloat16* m, const b
     for (int i = 0; i < 2; i++) _mm512_storeu_ps(sums + r * stride + i * kWidth, s[r][i]);
 }
 #else
-// Correct where it is not fast: see winograd_pays.
+// Correct where it is not fast: see fast_products.
 inline void accumulate(const bfloat16* m, const bfloat16* v, float* sums, int64_t stride, int64_t groups) {
   const auto number = [](bfloat16 b) { return bit_cast<float>(int32_t(b.bits) << 16); };
   for (int r = 0; r < kRows; r++)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from . import native, winograd
+from . import gemm, native, winograd
 
 _wanted = {"weights": True}  # not thread-local: on GPUs the backward pass runs in a thread of its own
 
@@ -70,6 +70,8 @@ class _Conv(torch.autograd.Function):
         ctx.save_for_backward(x, w)
         ctx.how, ctx.cache = (stride, padding), {} if cache is None else cache
         small = [(n + 2 * padding - k) // stride + 1 for n, k in zip(x.shape[2:], w.shape[2:], strict=True)]
+        if gemm.pays(x, w, small):
+            return gemm.conv2d(x, w, small, stride, padding)
         if winograd.pays(x, x.shape[2:], small, w.shape, stride, padding):
             return winograd.conv2d(x, _kept(ctx.cache, "u", lambda: winograd.weights(w, stride)), stride)
         return F.conv2d(x, w, stride=stride, padding=padding)
@@ -97,6 +99,8 @@ class _ConvInput(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(g, w)
         ctx.how, ctx.cache = (stride, padding), {} if cache is None else cache
+        if gemm.pays(g, w, size):
+            return gemm.conv2d(g, w, size, stride, padding, turned=True)
         if winograd.pays(g, size, g.shape[2:], w.shape, stride, padding):
             u = _kept(ctx.cache, "turned u", lambda: winograd.weights(w, stride, turned=True))
             return winograd.conv2d(g, u, stride, turned=True)

@@ -85,6 +85,12 @@ def covers(x: Tensor, *numbers: float) -> bool:
     return x.dtype != torch.float64 or all(struct.unpack("f", struct.pack("f", v))[0] == v for v in numbers)
 
 
+def fast_products(x: Tensor) -> bool:
+    """Whether the compiled matrix products serve `x` and are made for this processor."""
+    flag = {torch.float32: "fast_products_f32", torch.bfloat16: "fast_products_bf16"}.get(x.dtype, "")
+    return x.device.type == "cpu" and enabled() and bool(getattr(module, flag, False))
+
+
 def small(tensor: Tensor | None, x: Tensor) -> Tensor | None:
     """`tensor` as the kernels take everything small beside pictures `x`."""
     return None if tensor is None else tensor.to(ACC[x.dtype])

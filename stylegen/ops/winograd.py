@@ -6,8 +6,8 @@ B)] A, the products being 16 matrix products over channels. In float32 it rounds
 in bfloat16 its relative error is about 0.004 where the definition's is 0.003.
 
 With stride 2 the outer two taps of a row meet only every second number: F(2, 2) makes two results of them from 3
-products where the definition takes 4. The middle tap takes 2, so that a tile takes 25. The gradients of either form have
-the same form.
+products where the definition takes 4. The middle tap takes 2, so that a tile takes 25. The gradients of either form
+have the same form.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ _MIN_PRODUCTS = {
     (torch.bfloat16, 1): 64 * 64,
     (torch.bfloat16, 2): 128 * 256,
 }
-_MIN_PIXELS = 64
+_MIN_PIXELS = 65
 
 native.library.define("winograd_kernel(Tensor w, int stride, bool turned) -> Tensor")
 native.library.define("winograd_conv2d(Tensor x, Tensor u, int stride, bool turned) -> Tensor")
@@ -47,19 +47,16 @@ def pays(
     `picture`: its input or result [N, ...]; `large`, `small`: height and width of the two; weights [out, in, kh, kw].
     `weight`: the same of the gradient by the weights, which is faster wherever it is possible.
     """
-    fast = {torch.float32: "winograd_f32", torch.bfloat16: "winograd_bf16"}
     height, width = small
     return (
         (stride, padding) in ((1, 1), (2, 0))
-        and picture.device.type == "cpu"
-        and native.covers(picture)
-        and bool(getattr(native.module, fast.get(picture.dtype, ""), False))
+        and native.fast_products(picture)
         and tuple(shape[2:]) == (3, 3)
         and all(n % 32 == 0 for n in shape[:2])
         and (weight or shape[0] * shape[1] >= _MIN_PRODUCTS[picture.dtype, stride])
         and height % 2 == width % 2 == 0
         and (stride == 1 or tuple(large) == (2 * height + 1, 2 * width + 1))
-        and len(picture) * height * width >= _MIN_PIXELS
+        and len(picture) * height * width >= (1 if weight else _MIN_PIXELS)
     )
 
 
