@@ -42,7 +42,10 @@ def prepare(network: nn.Module, precision: str) -> nn.Module:
 
 
 def freeze(network: nn.Module) -> nn.Module:
-    """`network` itself, prepared for making pictures only: its kernels are computed once, and nothing has gradients."""
+    """`network` itself, for making pictures only, once and for all: it can neither be saved nor trained any more.
+
+    Its kernels are computed, and the weights they come from given up: they are left on PyTorch's "meta" device.
+    """
     network.eval().requires_grad_(False)
     for parent in network.modules():
         if dtype := getattr(parent, "compute_dtype", None):

@@ -85,8 +85,9 @@ class Conv(nn.Module):
 
     @torch.no_grad()
     def freeze(self, dtype: torch.dtype) -> None:
-        """Computes the kernel for inputs of `dtype` once and for all; later changes of the weights have no effect."""
+        """Computes the kernel for inputs of `dtype` once and for all, and lets go of the weights' memory."""
         self.frozen = self.kernel(dtype).contiguous(memory_format=torch.channels_last), {}
+        self.weight = nn.Parameter(self.weight.to("meta"), requires_grad=False)
 
 
 @contextmanager
