@@ -337,6 +337,7 @@ PyMODINIT_FUNC PyInit__native() {
   const char* compiler = "GCC " __VERSION__;
 #endif
   PyModule_AddStringConstant(module, "compiler", compiler);
+  PyModule_AddIntConstant(module, "interface", 2);  // as in stylegen/ops/native.py: what the operators take
   PyModule_AddStringConstant(module, "isa", stylegen::cpu::isa());
   PyModule_AddIntConstant(module, "fast_products_f32", stylegen::cpu::fast_products(stylegen::DType::f32));
   PyModule_AddIntConstant(module, "fast_products_bf16", stylegen::cpu::fast_products(stylegen::DType::bf16));

@@ -250,6 +250,18 @@ def test_lesser_processors(isa):
     assert done.returncode == 0, done.stdout[-4000:]
 
 
+def test_unknown_instruction_set_is_named():
+    command = [sys.executable, "-c", "import stylegen.ops"]
+    done = subprocess.run(command, env=os.environ | {"STYLEGEN_ISA": "bogus"}, capture_output=True, text=True)
+    assert done.returncode == 0 and "STYLEGEN_ISA=bogus" in done.stderr and "avx2" in done.stderr
+
+
+def test_stale_kernels_are_not_used(monkeypatch):
+    monkeypatch.setattr(native.module, "interface", 0)
+    module, failure = native._load()
+    assert module is None and "install stylegen again" in failure
+
+
 def test_small_tensors_in_half_precision_get_gradients_in_it():
     function, kinds = OTHERS["adain"]
     assert [t.dtype for t in results(function, inputs(kinds, (2, 3, 4, 4), torch.float16))] == [torch.float16] * 5

@@ -8,7 +8,9 @@ that for the CPU and for CUDA. Nothing is ever compiled at import or at the firs
 import contextlib
 import contextvars
 import importlib
+import os
 import struct
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -133,10 +135,25 @@ def gradients(
         return [next(found) if t is not None and need else None for t, need in zip(views, needed, strict=True)]
 
 
-module: Any
-try:
-    module, failure = importlib.import_module("stylegen._native"), ""
-except ImportError as error:
-    module, failure = None, str(error)
+def _load() -> tuple[Any, str]:
+    """(the compiled module, ""), or (None, why not)."""
+    try:
+        found = importlib.import_module("stylegen._native")
+    except ImportError as error:
+        return None, str(error)
+    if getattr(found, "interface", 1) != _INTERFACE:
+        return None, "built from other sources than these; install stylegen again"
+    wish = os.environ.get("STYLEGEN_ISA", found.isa)
+    if wish != found.isa:
+        warnings.warn(
+            f"STYLEGEN_ISA={wish} is not an instruction set of this processor that stylegen is compiled for "
+            f"(baseline, avx2, avx512, avx512bf16); it uses {found.isa}",
+            stacklevel=2,
+        )
+    return found, ""
+
+
+_INTERFACE = 2  # raised, here and in csrc/binding.cpp, whenever an operator's arguments change
+module, failure = _load()
 # Kinds of devices that have compiled kernels.
 devices = () if module is None else ("cpu", "cuda") if module.cuda_archs else ("cpu",)
