@@ -16,6 +16,7 @@ from .assets import embedded_networks, network_path
 from .errors import NotFoundError, UserError
 from .files import atomic_path
 from .networks import build_generator
+from .validation import validate
 
 FORMAT, VERSION = "stylegen-network", "1"
 
@@ -179,15 +180,16 @@ def _header(path: str | Path, file: BinaryIO, size: int, remedy: str) -> dict[st
 
 
 def _check_generator(g: configs.GeneratorConfig) -> None:
-    if g.mapping_layers > 1000:  # building so many would hang
-        raise UserError(f"mapping_layers is {g.mapping_layers}")
+    for name in ("mapping_layers", "hidden_layers"):
+        if getattr(g, name) > 1000:  # building so many would hang
+            raise UserError(f"{name} is {getattr(g, name)}")
     shared = {name: getattr(g, name) for name in ("family", "base", "levels", "channels", "label_size")}
-    configs.validate(
+    validate(
         configs.Config(
             preset="",
             generator=g,
             discriminator=configs.DiscriminatorConfig(**shared),
-            schedule=configs.ScheduleConfig(initial_level=0),
+            schedule=configs.ScheduleConfig(initial_level=g.levels - 1, hold_kimg=0.0, fade_kimg=0.0),
             loss=configs.LossConfig(),
             optimizer=configs.OptimizerConfig(),
         )
@@ -200,7 +202,7 @@ def _check_provenance(config: configs.GeneratorConfig, provenance: Any) -> None:
         raise UserError("provenance is not an object")
     resolution, alpha, names = (provenance.get(key) for key in ("resolution", "alpha", "class_names"))
     if resolution is not None and resolution not in [
-        list(configs.resolution_of(config, k)) for k in range(config.levels)
+        list(configs.resolution_of(config, k)) for k in configs.levels_of(config)
     ]:
         raise UserError(f"resolution {resolution} is none of its levels")
     if alpha is not None and not (isinstance(alpha, (int, float)) and 0 <= alpha <= 1):

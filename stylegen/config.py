@@ -5,7 +5,6 @@ the official 4x4 base and names the level for any other base.
 """
 
 import dataclasses
-import math
 import typing
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +18,9 @@ OPTIMIZERS = ("adam", "rmsprop", "sgd")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 FUSED_SCALES = ("auto", "on", "off")
 ACTIVATIONS = ("lrelu", "relu")
+NORMS = ("batch", "layer", "none")
+GROWING = ("stylegan", "progan")  # families that start from the base; the others have the final resolution only
+FAMILIES = (*GROWING, "dcgan", "mlp")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class GeneratorConfig:
     w_avg_beta: float = 0.995
     # progan
     tanh_output: bool = False
+    # dcgan
+    norm: str = "batch"
+    # mlp
+    hidden_layers: int = 2
+    hidden_width: int = 1200
 
 
 @dataclass(frozen=True)
@@ -67,8 +74,16 @@ class DiscriminatorConfig:
     activation: str = "lrelu"
     fused_scale: str = "auto"  # progan: "off" activates before the box; stylegan's D is the same either way
     blur_filter: tuple[float, ...] = (1.0, 2.0, 1.0)  # stylegan
-    mbstd_group: int = 4  # 0 or 1 for none
+    mbstd_group: int = 4  # 0 or 1 for none; stylegan, progan
     mbstd_features: int = 1
+    mbdisc_features: int = 0  # minibatch discrimination: 0 for none
+    mbdisc_size: int = 5  # numbers in which two samples are compared, for each feature
+    # dcgan
+    norm: str = "batch"
+    # mlp
+    hidden_layers: int = 2
+    hidden_width: int = 1200
+    maxout_pieces: int = 1  # above 1: maxout in place of the activation
 
 
 @dataclass(frozen=True)
@@ -104,6 +119,8 @@ class LossConfig:
     label_smoothing: float = 0.0  # one-sided: the real target is 1 - label_smoothing
     label_flip: float = 0.0  # probability that a sample's real / fake target is swapped in D's step
     acgan_weight: float = 0.0
+    adversarial_weight: float = 1.0  # of the objective in G's loss; 0 leaves the other terms alone
+    feature_matching: float = 0.0  # weight in G's loss
     n_critic: int = 1
     mixing_probability: float = 0.0
 
@@ -216,6 +233,11 @@ def resolution_of(config: GeneratorConfig | DiscriminatorConfig, level: int) -> 
     return config.base[0] << level, config.base[1] << level
 
 
+def levels_of(config: GeneratorConfig | DiscriminatorConfig) -> range:
+    """The levels at which a network works: all of them, or the last one where its family does not grow."""
+    return range(0 if config.family in GROWING else config.levels - 1, config.levels)
+
+
 def base_of(size: tuple[int, int]) -> tuple[tuple[int, int], int]:
     """(base, levels) of a final (height, width): halved while both sides stay even and the shorter stays at least 4.
 
@@ -232,85 +254,6 @@ def base_of(size: tuple[int, int]) -> tuple[tuple[int, int], int]:
             "doubled the same number of times, at least once; try 32, 64, 128, 256, 512, 1024, 48, 96, 512x256"
         )
     return (height, width), levels
-
-
-def validate(config: Config) -> Config:
-    """`config` itself, once every value makes sense. Raises UserError."""
-    for name, section in to_dict(config).items():
-        for key, value in section.items() if isinstance(section, dict) else ():
-            numbers = value.values() if isinstance(value, dict) else [value]
-            finite = all(math.isfinite(number) for number in numbers if isinstance(number, float))
-            _check(finite, f"{name}.{key} is {value}; give a finite number")
-    _check_networks(config.generator, config.discriminator)
-    _check_schedule(config.schedule, config.generator.levels)
-    _check_loss(config.loss, config.generator.family)
-    optimizer, output = config.optimizer, config.output
-    _check_choice("training.precision", config.training.precision, PRECISIONS)
-    _check_choice("optimizer.name", optimizer.name, OPTIMIZERS)
-    _check(optimizer.eps > 0, "optimizer.eps must be above 0")
-    _check(0 <= optimizer.beta1 < 1 and 0 <= optimizer.beta2 < 1, "optimizer betas must lie in 0 to 1")
-    _check(output.snapshot_kimg > 0 and output.preview_kimg > 0, "output: kimg figures must be above 0")
-    return config
-
-
-def _check_networks(g: GeneratorConfig, d: DiscriminatorConfig) -> None:
-    for name in ("family", "base", "levels", "channels", "label_size"):
-        _check(getattr(g, name) == getattr(d, name), f"generator.{name} and discriminator.{name} must be equal")
-    _check_choice("generator.family", g.family, ("stylegan", "progan"))
-    _check(1 <= min(g.base) and 2 <= g.levels <= 12, f"base {g.base} with {g.levels} levels cannot grow")
-    _check(g.label_size >= 0, f"generator.label_size is {g.label_size}; accepted: 0 and more")
-    for role, network in (("generator", g), ("discriminator", d)):
-        _check_choice(f"{role}.fused_scale", network.fused_scale, FUSED_SCALES)
-        _check_choice(f"{role}.activation", network.activation, ACTIVATIONS)
-        sizes = {k: v for k, v in to_dict(network).items() if k in _SIZES}
-        within = 1 <= min(sizes.values()) and max(sizes.values()) <= _SIZE_MAX
-        _check(within, f"{type(network).__name__}: {', '.join(sizes)} must be 1 to {_SIZE_MAX:,}")
-    width = max(1, min(int(d.fmap_base / 2.0**d.fmap_decay), d.fmap_max))  # of the coarsest level
-    _check(
-        d.mbstd_features >= 1 and width % d.mbstd_features == 0,
-        f"discriminator.mbstd_features is {d.mbstd_features}; it must divide the coarsest level's {width} channels",
-    )
-
-
-def _check_schedule(s: ScheduleConfig, levels: int) -> None:
-    last = levels - 1
-    _check(0 <= s.initial_level <= last, f"schedule.initial_level is {s.initial_level}; accepted: 0 to {last}")
-    _check(s.hold_kimg >= 0 and s.fade_kimg >= 0 and s.total_kimg > 0, "schedule: kimg figures must be positive")
-    _check(s.hold_kimg + s.fade_kimg > 0 or s.initial_level == last, "hold_kimg + fade_kimg must be above 0")
-    _check(s.gpus >= 1, f"schedule.gpus is {s.gpus}; accepted: 1 and more")
-    batches = [s.batch_default, *s.batch.values(), *s.batch_max_per_gpu.values()]
-    _check(min(batches) >= 1, "schedule: batch must be 1 or more")
-    for key in {*s.batch, *s.batch_max_per_gpu, *s.lr, *s.tick_kimg}:
-        known = key >= 4 and key & (key - 1) == 0
-        _check(known, f"schedule: a table names level {key}; levels are named 4, 8, 16, 32, ... whatever the base")
-    _check(min([s.lr_default, *s.lr.values()]) > 0, "schedule: lr must be above 0")
-    _check(min([s.tick_kimg_default, *s.tick_kimg.values()]) > 0, "schedule: tick_kimg must be above 0")
-
-
-def _check_loss(loss: LossConfig, family: str) -> None:
-    _check_choice("loss.objective", loss.objective, OBJECTIVES)
-    for name in ("penalty_interval", "n_critic"):
-        _check(getattr(loss, name) >= 1, f"loss.{name} must be 1 or more")
-    for name in ("r1_gamma", "r2_gamma", "gp_weight", "drift", "weight_clip", "acgan_weight"):
-        _check(getattr(loss, name) >= 0, f"loss.{name} must be 0 or more")
-    for name in ("label_smoothing", "label_flip", "mixing_probability"):
-        _check(0 <= getattr(loss, name) <= 1, f"loss.{name} must lie in 0 to 1")
-    styled = family == "stylegan"
-    _check(not (loss.acgan_weight and styled), f"loss.acgan_weight needs a class head in D, which {family} has not")
-    _check(styled or not loss.mixing_probability, f"loss.mixing_probability needs styles, which {family} has not")
-
-
-_SIZE_MAX = 65536
-_SIZES = ("channels", "latent_size", "fmap_base", "fmap_max", "style_size", "mapping_layers", "mapping_width")
-
-
-def _check_choice(name: str, value: str, accepted: tuple[str, ...]) -> None:
-    _check(value in accepted, f"{name} is {value!r}; accepted: {', '.join(accepted)}")
-
-
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(message)
 
 
 def _coerce(where: str, hint: Any, value: Any) -> Any:

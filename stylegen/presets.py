@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from .config import (
+    GROWING,
     Config,
     DiscriminatorConfig,
     GeneratorConfig,
@@ -109,19 +110,43 @@ def small_128(size: Size, channels: int, label_size: int, gpus: int = 1) -> Conf
     return _small("small-128", size, channels, label_size, gpus, fmap_base=1024, fmap_max=96, total_kimg=400.0)
 
 
+def dcgan_64(size: Size, channels: int, label_size: int, gpus: int = 1) -> Config:
+    """DCGAN for 64x64 (Radford et al. 2016): its initialisation, Adam and architecture, half its widths.
+
+    The last hidden layer has 64 channels, each one before it twice as many, up to 512.
+    """
+    levels = base_of(size)[1]
+    config = _baseline("dcgan-64", "dcgan", size, channels, label_size, gpus, total_kimg=400.0)
+    widths = {"fmap_base": 64 << (levels - 1), "fmap_max": 512}
+    return replace(
+        config,
+        generator=replace(config.generator, **widths),
+        discriminator=replace(config.discriminator, **widths),
+    )
+
+
+def mlp_32(size: Size, channels: int, label_size: int, gpus: int = 1) -> Config:
+    """The GAN of 2014 (Goodfellow et al.): fully connected, rectifiers in G, maxout in D; trained as DCGAN is."""
+    config = _baseline("mlp-32", "mlp", size, channels, label_size, gpus, total_kimg=600.0)
+    return replace(config, discriminator=replace(config.discriminator, hidden_width=240, maxout_pieces=5))
+
+
 PRESETS: dict[str, Callable[[Size, int, int, int], Config]] = {
     "stylegan-1024": stylegan_1024,
     "progan-1024": progan_1024,
     "small-32": small_32,
     "small-64": small_64,
     "small-128": small_128,
+    "dcgan-64": dcgan_64,
+    "mlp-32": mlp_32,
 }
 
 
 # What `--loss NAME` sets: the objective with the regularisers that belong to it. R1 stays as the preset has it where
-# nothing is said. Weights are stored at unit variance (equalised learning rate), so WGAN's clip of 0.01 for weights of
-# standard deviation 0.02 becomes 0.5.
+# nothing is said. Weights with an equalised learning rate are stored at unit variance, so WGAN's clip of 0.01 for
+# weights of standard deviation 0.02 becomes 0.5 for them.
 _PLAIN: dict[str, Any] = {"gp_weight": 0.0, "drift": 0.0, "weight_clip": 0.0, "n_critic": 1}
+_PLAIN |= {"adversarial_weight": 1.0, "feature_matching": 0.0}
 _WASSERSTEIN: dict[str, Any] = _PLAIN | {"objective": "wasserstein", "r1_gamma": 0.0, "r2_gamma": 0.0}
 LOSSES: dict[str, dict[str, Any]] = {
     "nonsaturating": _PLAIN | {"objective": "nonsaturating"},
@@ -129,14 +154,22 @@ LOSSES: dict[str, dict[str, Any]] = {
     "hinge": _PLAIN | {"objective": "hinge"},
     "lsgan": _PLAIN | {"objective": "least_squares"},
     "rpgan": _PLAIN | {"objective": "relativistic", "r2_gamma": AUTO_GAMMA},
+    "feature-matching": _PLAIN | {"objective": "nonsaturating", "adversarial_weight": 0.0, "feature_matching": 1.0},
     "wgan": _WASSERSTEIN | {"weight_clip": 0.5, "n_critic": 5},
     "wgan-gp": _WASSERSTEIN | {"gp_weight": 10.0, "gp_target": 1.0, "drift": 0.001, "penalty_interval": 1},
 }
 
 
 def with_loss(config: Config, name: str) -> Config:
-    """`config` with the recipe of `--loss NAME`; R1 gets its default weight where neither gives one."""
-    recipe = LOSSES[name]
+    """`config` with the recipe of `--loss NAME`; R1 gets its default weight where neither gives one.
+
+    WGAN-GP takes batch norm out of D, for layer norm (Gulrajani et al. 2017, section 4).
+    """
+    recipe, D = LOSSES[name], config.discriminator
+    if D.family not in GROWING and recipe["weight_clip"]:
+        recipe = recipe | {"weight_clip": 0.01}
+    if D.family == "dcgan" and recipe["gp_weight"]:
+        config = replace(config, discriminator=replace(D, norm="layer"))
     if "r1_gamma" not in recipe and config.loss.r1_gamma == 0:
         recipe = recipe | {"r1_gamma": AUTO_GAMMA}
     return replace(config, loss=replace(config.loss, **recipe))
@@ -211,6 +244,41 @@ def _small(
         loss=LossConfig(r1_gamma=5.0 * size[0] * size[1] / 32**2, penalty_interval=4, mixing_probability=0.5),
         optimizer=OptimizerConfig(),
         training=TrainingConfig(ema_half_life_kimg=5.0, ema_rampup=0.1),
+        output=OutputConfig(snapshot_kimg=20.0, preview_kimg=2.0),
+    )
+
+
+def _baseline(
+    name: str, family: str, size: Size, channels: int, label_size: int, gpus: int, *, total_kimg: float
+) -> Config:
+    """What the families that do not grow share: Radford et al. 2016, section 4, but for batches of 64 (there 128).
+
+    The average of G is young: the paper has none.
+    """
+    base, levels = base_of(size)
+    shared: dict[str, Any] = {
+        "family": family,
+        "base": base,
+        "levels": levels,
+        "channels": channels,
+        "label_size": label_size,
+    }
+    return Config(
+        preset=name,
+        generator=GeneratorConfig(latent_size=100, activation="relu", **shared),
+        discriminator=DiscriminatorConfig(**shared),
+        schedule=ScheduleConfig(
+            initial_level=levels - 1,
+            hold_kimg=0.0,
+            fade_kimg=0.0,
+            total_kimg=total_kimg,
+            batch_default=64,
+            gpus=gpus,
+            lr_default=0.0002,
+        ),
+        loss=LossConfig(),
+        optimizer=OptimizerConfig(beta1=0.5, beta2=0.999),
+        training=TrainingConfig(ema_half_life_kimg=2.0, ema_rampup=0.1),
         output=OutputConfig(snapshot_kimg=20.0, preview_kimg=2.0),
     )
 

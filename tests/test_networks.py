@@ -1,4 +1,4 @@
-"""Every family: finite, every used parameter gets a gradient, fades are continuous, any base and number of channels."""
+"""Families that grow: finite, every used parameter has a gradient, fades are continuous, any base, any channels."""
 
 import dataclasses
 
@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from stylegen.config import DiscriminatorConfig, GeneratorConfig
+from stylegen.config import GROWING, DiscriminatorConfig, GeneratorConfig
 from stylegen.errors import UserError
-from stylegen.networks import FAMILIES, build_discriminator, build_generator
+from stylegen.networks import build_discriminator, build_generator
 from stylegen.networks.layers import Conv, downscale, minibatch_stddev, upscale
 from stylegen.precision import freeze, prepare
 
@@ -35,7 +35,7 @@ def first(result):
     return result[0] if isinstance(result, tuple) else result
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", GROWING)
 @pytest.mark.parametrize("channels,base,label_size", [(3, (4, 4), 0), (1, (7, 7), 5), (4, (8, 4), 2)])
 def test_shapes_and_gradients(family, channels, base, label_size):
     options = {"channels": channels, "base": base, "label_size": label_size}
@@ -58,7 +58,7 @@ def test_shapes_and_gradients(family, channels, base, label_size):
             assert below or parameter.grad.abs().sum() > 0, name
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", GROWING)
 def test_only_the_layers_of_the_resolution_are_computed(family):
     g, d = generator(family), discriminator(family)
     first(d(g(torch.randn(2, 8), resolution=8))).sum().backward()
@@ -67,7 +67,7 @@ def test_only_the_layers_of_the_resolution_are_computed(family):
     assert unused and all(any(part in name for part in fine) for name in unused), unused
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", GROWING)
 def test_a_fade_starts_at_the_level_below_and_ends_at_the_level(family):
     g, d = generator(family), discriminator(family)
     z = torch.randn(4, 8)
@@ -164,7 +164,7 @@ def test_options_change_what_is_computed():
         assert not torch.allclose(build_discriminator(dataclasses.replace(base, **options))(images), scores), options
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", GROWING)
 def test_batches_side_by_side_do_not_mix(family):
     """D scores two batches in one call as it does one after the other."""
     d, images = discriminator(family), torch.randn(8, 3, 16, 16)
@@ -173,7 +173,7 @@ def test_batches_side_by_side_do_not_mix(family):
     assert not torch.allclose(both, first(d(images)))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", GROWING)
 @pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.05), ("fp16", 0.01)])
 def test_precision(family, precision, tolerance):
     """Pictures and scores in 16 bits are near float32's, gradients as near as the kinks let; the rest is float32."""
@@ -191,7 +191,7 @@ def test_precision(family, precision, tolerance):
         assert 0 < (ours - expected).norm() < bound * expected.norm()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", GROWING)
 def test_frozen_networks_make_the_same_pictures(family):
     g, z = prepare(generator(family), "fp32"), torch.randn(2, 8)
     expected = g(z)

@@ -4,11 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stylegen.config import Config, ScheduleConfig, from_dict, to_dict, validate
+from stylegen.config import Config, ScheduleConfig, from_dict, to_dict
 from stylegen.errors import UserError
 from stylegen.presets import PRESETS, default_gamma, preset, resolve, with_loss
 from stylegen.training import losses
 from stylegen.training.schedule import describe, due, phase_of, stage_at, total_images
+from stylegen.validation import validate
 
 GOLDEN = Path(__file__).parent / "golden"
 SMALL = {"initial_level": 0, "hold_kimg": 8.0, "fade_kimg": 8.0, "batch_default": 32, "lr_default": 0.002}

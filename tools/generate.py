@@ -133,9 +133,9 @@ def choose_stage(config: "GeneratorConfig", provenance: dict[str, Any], wanted: 
 
     Raises click.BadParameter for what is not a level of the network.
     """
-    from stylegen.config import resolution_of, size_text
+    from stylegen.config import levels_of, resolution_of, size_text
 
-    levels = [resolution_of(config, level) for level in range(config.levels)]
+    levels = [resolution_of(config, level) for level in levels_of(config)]
     trained, alpha = tuple(provenance.get("resolution") or levels[-1]), provenance.get("alpha")
     if wanted and wanted not in levels:
         known = ", ".join(map(size_text, levels))

@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from stylegen.errors import UserError
+
+if TYPE_CHECKING:
+    from stylegen.config import GeneratorConfig
 
 
 @click.command()
@@ -43,25 +46,35 @@ def describe(network: str) -> dict[str, Any]:
     """The facts of a network, in plain types. Raises UserError, OSError."""
     from stylegen.checkpoint import outline, parse_network, read_metadata, resolve_network
     from stylegen.config import resolution_of, size_text, to_dict
-    from stylegen.networks.layers import fmaps
 
     path = resolve_network(network)
     config, provenance = parse_network(path, read_metadata(path))
     parameters = sum(parameter.numel() for parameter in outline(path, config).parameters())
-    levels = [(size_text(resolution_of(config, k)), fmaps(config, k + 1)) for k in range(config.levels)]
+    full = size_text(resolution_of(config, config.levels - 1))
     return {
         "file": str(path),
         "bytes": path.stat().st_size,
         "family": config.family,
-        "resolution": levels[-1][0],
+        "resolution": full,
         "channels": config.channels,
         "label_size": config.label_size,
         "parameters": parameters,
-        "widths": dict(levels),
-        "trained_to": size_text(tuple(provenance["resolution"])) if provenance.get("resolution") else levels[-1][0],
+        "widths": _widths(config),
+        "trained_to": size_text(tuple(provenance["resolution"])) if provenance.get("resolution") else full,
         "provenance": provenance,
         "config": to_dict(config),
     }
+
+
+def _widths(config: "GeneratorConfig") -> dict[str, int]:
+    """Layer or resolution -> its feature maps or units."""
+    from stylegen.config import GROWING, resolution_of, size_text
+    from stylegen.networks.layers import fmaps
+
+    if config.family == "mlp":
+        return {f"layer {k + 1}": config.hidden_width for k in range(config.hidden_layers)}
+    levels = config.levels if config.family in GROWING else config.levels - 1
+    return {size_text(resolution_of(config, k)): fmaps(config, k + 1) for k in range(levels)}
 
 
 def _state(path: Path) -> dict[str, Any]:

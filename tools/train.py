@@ -209,10 +209,10 @@ def _replace(config: "Config", path: str, value: Any) -> "Config":
 
 
 def _checked(config: "Config") -> "Config":
-    from stylegen import config as configs
     from stylegen.training import losses, schedule
+    from stylegen.validation import validate
 
-    configs.validate(config)
+    validate(config)
     losses.check(config.loss)
     if schedule.total_images(config) < 1:
         raise UserError(f"schedule.total_kimg is {config.schedule.total_kimg:g}, less than one picture; 0.001 is one")

@@ -17,6 +17,7 @@ from stylegen.errors import UserError
 from stylegen.ops import input_gradients_only
 
 Discriminate = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor | None]]
+Features = Callable[[Tensor], Tensor]  # pictures [N, C, H, W] -> what an inner layer of D makes of them [N, F]
 Stats = dict[str, Tensor]
 
 
@@ -131,12 +132,18 @@ def d_loss(
 
 
 def g_loss(
-    cfg: LossConfig, discriminate: Discriminate, fakes: Tensor, labels: Tensor, reals: Tensor | None = None
+    cfg: LossConfig,
+    discriminate: Discriminate,
+    fakes: Tensor,
+    labels: Tensor,
+    reals: Tensor | None = None,
+    features: Features | None = None,
 ) -> tuple[Tensor, Stats]:
-    """G's loss, a scalar, and detached scalar statistics. `reals` are needed where the objective pairs them.
+    """G's loss, a scalar, and detached scalar statistics.
 
-    D's parameters get gradients too unless the caller has switched theirs off. Formulas: `OBJECTIVES`; the class term
-    as in `d_loss`.
+    `reals` are needed where the objective pairs them, and with `features` for feature matching. D's parameters get
+    gradients too unless the caller has switched theirs off. Formulas: `OBJECTIVES`; the class term as in `d_loss`;
+    feature matching, |E f(reals) - E f(fakes)|^2, of Salimans et al. 2016, section 3.1.
     """
     objective = OBJECTIVES[cfg.objective]
     fake, logits = discriminate(fakes, labels, 1)
@@ -147,6 +154,14 @@ def g_loss(
             real = discriminate(reals, labels, 1)[0]
     loss = objective.g(fake, real).mean()
     stats = {"loss/g": loss}
+    if cfg.adversarial_weight != 1:
+        loss = cfg.adversarial_weight * loss if cfg.adversarial_weight else torch.zeros_like(loss)
+    if cfg.feature_matching:
+        assert reals is not None and features is not None, "feature matching needs reals and features"
+        with torch.no_grad():
+            target = features(reals).mean(0)
+        stats["loss/g_features"] = (target - features(fakes).mean(0)).square().sum()
+        loss = loss + cfg.feature_matching * stats["loss/g_features"]
     if cfg.acgan_weight and logits is not None and labels.shape[1]:
         stats["loss/g_class"] = cross_entropy(logits, labels)
         loss = loss + cfg.acgan_weight * stats["loss/g_class"]
@@ -164,7 +179,7 @@ def squared_gradients(scores: Tensor, images: Tensor, upscale: float = 1.0) -> T
 def clip_weights(module: nn.Module, limit: float) -> None:
     """Clamps every parameter to [-limit, limit] (Arjovsky et al. 2017, algorithm 1).
 
-    Parameters are stored before their equalised learning rate: they start with a deviation of 1, not 0.02.
+    Parameters with an equalised learning rate are stored before it: they start with a deviation of 1, not 0.02.
     """
     for parameter in module.parameters():
         parameter.clamp_(-limit, limit)

@@ -70,10 +70,12 @@ def d_step(state: TrainState, stage: Stage, reals: Tensor, labels: Tensor) -> St
 
 
 def g_step(state: TrainState, stage: Stage, reals: Tensor, labels: Tensor) -> Stats:
-    """One update of G. `reals` matter to relativistic objectives only."""
+    """One update of G. `reals` matter to relativistic objectives and feature matching only."""
     state.D.requires_grad_(False)
     fakes = fake_images(state, stage, labels, "g")
-    loss, stats = losses.g_loss(state.config.loss, _discriminate(state, stage), fakes, labels, reals=reals)
+    loss, stats = losses.g_loss(
+        state.config.loss, _discriminate(state, stage), fakes, labels, reals=reals, features=_features(state, stage)
+    )
     optim.backward(loss, state.opt_g)
     state.D.requires_grad_(True)
     stats["skipped/g"] = torch.tensor(float(not optim.step(state.opt_g)))
@@ -114,3 +116,11 @@ def _discriminate(state: TrainState, stage: Stage) -> losses.Discriminate:
         return result if isinstance(result, tuple) else (result, None)
 
     return discriminate
+
+
+def _features(state: TrainState, stage: Stage) -> losses.Features:
+    def features(images: Tensor) -> Tensor:
+        found: Tensor = state.D.features(images, resolution=stage.resolution, alpha=stage.alpha)
+        return found
+
+    return features

@@ -4,11 +4,13 @@ from torch import nn
 
 from stylegen.config import DiscriminatorConfig, GeneratorConfig
 
-from . import progan, stylegan
+from . import dcgan, mlp, progan, stylegan
 
 FAMILIES = {
     "stylegan": (stylegan.Generator, stylegan.Discriminator),
     "progan": (progan.Generator, progan.Discriminator),
+    "dcgan": (dcgan.Generator, dcgan.Discriminator),
+    "mlp": (mlp.Generator, mlp.Discriminator),
 }
 
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stylegen.config import DiscriminatorConfig, GeneratorConfig, resolution_of, size_text
+from stylegen.config import DiscriminatorConfig, GeneratorConfig, levels_of, resolution_of, size_text
 from stylegen.errors import UserError
 from stylegen.ops import conv2d, down_conv2d, down_kernel, referenced, scaled_cast, up_conv2d, up_kernel
 
 Resolution = int | tuple[int, int] | None
+PLAIN_STD = 0.02  # of weights without an equalised learning rate (Radford et al. 2016, section 4)
 
 
 class Dense(nn.Module):
@@ -26,6 +27,18 @@ class Dense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight * self.coef, self.bias * self.lrmul if self.lrmul != 1 else self.bias)
+
+
+class PlainDense(nn.Module):
+    """[N, fan_in] -> [N, fan_out]: x @ weight^T + bias, weights from N(0, PLAIN_STD), used as they are stored."""
+
+    def __init__(self, fan_in: int, fan_out: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(fan_out, fan_in) * PLAIN_STD)
+        self.bias = nn.Parameter(torch.zeros(fan_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
 
 
 class Conv(nn.Module):
@@ -143,6 +156,27 @@ def minibatch_stddev(x: Tensor, group: int, features: int = 1, parts: int = 1) -
     return torch.cat([x, y.expand(-1, -1, h, w)], 1)
 
 
+class MinibatchDiscrimination(nn.Module):
+    """Appends to every sample how near the others of its batch are: [N, fan_in] -> [N, fan_in + features].
+
+    Feature b of sample i is the sum over all samples j of exp(-|M_ib - M_jb|_1), where M = x T is [N, features, size]
+    (Salimans et al. 2016, "Improved Techniques for Training GANs", section 3.2). T starts with deviation `std` and is
+    multiplied by `coef` where it is used.
+    """
+
+    def __init__(self, fan_in: int, features: int, size: int, std: float, coef: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(fan_in, features, size) * std)
+        self.coef = coef
+
+    def forward(self, x: Tensor, parts: int = 1) -> Tensor:
+        """`parts`: how many equal batches, one after another, x holds; their samples do not mix."""
+        m = torch.einsum("na,abc->nbc", x, self.weight * self.coef)
+        m = m.reshape(parts, len(x) // parts, *m.shape[1:])
+        near = (m[:, :, None] - m[:, None]).abs().sum(-1).neg().exp().sum(2)
+        return torch.cat([x, near.flatten(0, 1).to(x.dtype)], 1)
+
+
 def upscale(x: Tensor) -> Tensor:
     """Doubles height and width by nearest neighbour."""
     return F.interpolate(x, scale_factor=2, mode="nearest")
@@ -163,11 +197,26 @@ def level_of(config: GeneratorConfig | DiscriminatorConfig, resolution: Resoluti
     if resolution is None:
         return config.levels - 1
     size = (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
-    for level in range(config.levels):
+    for level in levels_of(config):
         if resolution_of(config, level) == size:
             return level
-    known = ", ".join(size_text(resolution_of(config, level)) for level in range(config.levels))
+    known = ", ".join(size_text(resolution_of(config, level)) for level in levels_of(config))
     raise UserError(f"resolution {size_text((size[0], size[1]))} is not a level of this network; it has {known}")
+
+
+def conditioned(z: Tensor, labels: Tensor | None, label_size: int) -> Tensor:
+    """z [N, Z] with its labels, if any, beside it: [N, Z + label_size]. Raises UserError for labels that do not fit."""
+    labels = check_labels(labels, len(z), label_size)
+    return z if labels is None else torch.cat([z, labels.to(z.dtype)], 1)
+
+
+def selected(scores: Tensor, labels: Tensor | None, label_size: int) -> Tensor:
+    """One score a class [N, label_size] -> [N, 1], that of each label (all of [N, 1] without labels).
+
+    Raises UserError for labels that do not fit.
+    """
+    labels = check_labels(labels, len(scores), label_size)
+    return scores if labels is None else (scores * labels.to(scores.dtype)).sum(1, keepdim=True)
 
 
 def check_labels(labels: Tensor | None, batch: int, label_size: int) -> Tensor | None:

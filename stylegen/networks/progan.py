@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from stylegen.config import DiscriminatorConfig, GeneratorConfig
 from stylegen.ops import bias_act, pixel_norm
 
-from .discriminator import DiscriminatorTail, FromRGB, discriminate
-from .layers import Conv, Dense, Resolution, ToRGB, check_labels, downscale, features, fmaps, level_of, limit, upscale
+from .discriminator import DiscriminatorTail, FromRGB, discriminate, trunk
+from .layers import Conv, Dense, Resolution, ToRGB, conditioned, downscale, features, fmaps, level_of, limit, upscale
 
 
 class GeneratorBlock(nn.Module):
@@ -58,8 +58,7 @@ class Generator(nn.Module):
         the one below. Raises UserError for labels or a resolution that do not fit.
         """
         level = level_of(self.config, resolution)
-        labels = check_labels(labels, len(z), self.config.label_size)
-        x = z if labels is None else torch.cat([z, labels.to(z.dtype)], 1)
+        x = conditioned(z, labels, self.config.label_size)
         if self.config.normalize_latents:
             x = pixel_norm(x)
         x = F.linear(x, self.dense.weight * self.dense.coef).reshape(len(x), -1, *self.config.base)
@@ -125,6 +124,10 @@ class Discriminator(nn.Module):
         """
         outputs = discriminate(self, images, resolution, alpha, parts)
         return outputs[:, :1], outputs[:, 1:]
+
+    def features(self, images: Tensor, *, resolution: Resolution = None, alpha: float = 1.0) -> Tensor:
+        """images as above -> [N, F], what feature matching compares: see `DiscriminatorTail.features`."""
+        return self.tail.features(trunk(self, images, resolution, alpha))
 
 
 def epilogue(config: GeneratorConfig, x: Tensor, bias: Tensor | None) -> Tensor:

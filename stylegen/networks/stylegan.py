@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from stylegen.config import DiscriminatorConfig, GeneratorConfig, resolution_of
 from stylegen.ops import adain_epilogue, bias_act
 
-from .discriminator import DiscriminatorTail, FromRGB, discriminate
-from .layers import Conv, Dense, Resolution, ToRGB, check_labels, features, fmaps, level_of, limit, upscale
+from .discriminator import DiscriminatorTail, FromRGB, discriminate, trunk
+from .layers import Conv, Dense, Resolution, ToRGB, features, fmaps, level_of, limit, selected, upscale
 from .mapping import Mapping
 
 NOISE_MODES = ("const", "random", "none")
@@ -195,6 +195,9 @@ class Discriminator(nn.Module):
         1 fades it in. `parts`: how many equal batches, one after another, these are; statistics are those of each batch
         alone. Raises UserError for labels or a resolution that do not fit.
         """
-        labels = check_labels(labels, len(images), self.config.label_size)
         scores = discriminate(self, images, resolution, alpha, parts)
-        return scores if labels is None else (scores * labels.to(scores.dtype)).sum(1, keepdim=True)
+        return selected(scores, labels, self.config.label_size)
+
+    def features(self, images: Tensor, *, resolution: Resolution = None, alpha: float = 1.0) -> Tensor:
+        """images as above -> [N, F], what feature matching compares: see `DiscriminatorTail.features`."""
+        return self.tail.features(trunk(self, images, resolution, alpha))
