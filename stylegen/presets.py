@@ -117,7 +117,7 @@ def dcgan_64(size: Size, channels: int, label_size: int, gpus: int = 1) -> Confi
     """
     levels = base_of(size)[1]
     config = _baseline("dcgan-64", "dcgan", size, channels, label_size, gpus, total_kimg=400.0)
-    widths = {"fmap_base": 64 << (levels - 1), "fmap_max": 512}
+    widths: dict[str, Any] = {"fmap_base": 64 << (levels - 1), "fmap_max": 512}
     return replace(
         config,
         generator=replace(config.generator, **widths),

@@ -22,8 +22,19 @@ from .config import (
 from .errors import UserError
 
 _SIZE_MAX = 65536
-_SIZES = ("channels", "latent_size", "fmap_base", "fmap_max", "style_size", "mapping_layers", "mapping_width")
-_SIZES += ("hidden_layers", "hidden_width", "maxout_pieces", "mbdisc_size")
+_SIZES = (
+    "channels",
+    "latent_size",
+    "fmap_base",
+    "fmap_max",
+    "style_size",
+    "mapping_layers",
+    "mapping_width",
+    "hidden_layers",
+    "hidden_width",
+    "maxout_pieces",
+    "mbdisc_size",
+)
 _G_TERMS = ("adversarial_weight", "feature_matching")
 _FIELDS_OF = {  # fields of one family, or of some, which would do nothing in the others
     **dict.fromkeys(("norm",), ("dcgan",)),

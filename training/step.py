@@ -1,5 +1,7 @@
 """One training iteration: D steps, the average of G, a G step."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -119,8 +121,5 @@ def _discriminate(state: TrainState, stage: Stage) -> losses.Discriminate:
 
 
 def _features(state: TrainState, stage: Stage) -> losses.Features:
-    def features(images: Tensor) -> Tensor:
-        found: Tensor = state.D.features(images, resolution=stage.resolution, alpha=stage.alpha)
-        return found
-
-    return features
+    D: Any = state.D  # of any family
+    return lambda images: D.features(images, resolution=stage.resolution, alpha=stage.alpha)

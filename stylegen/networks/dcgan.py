@@ -39,6 +39,9 @@ class Norm(nn.Module):
     "Layer Normalization"), which leaves gradient penalties a sample's own (Gulrajani et al. 2017, section 4).
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, kind: str, channels: int, running: bool):
         super().__init__()
         self.kind = kind
