@@ -16,6 +16,7 @@ COMMANDS = {
     "dataset": ("stylegen.tools.dataset", "Build, show and check data sets."),
     "train": ("stylegen.tools.train", "Train a generator, or go on with a run."),
     "generate": ("stylegen.tools.generate", "Make pictures from seeds."),
+    "metrics": ("stylegen.tools.metrics", "Measure pictures against real ones: FID, KID, precision, recall."),
     "plot": ("stylegen.tools.plot", "Draw the curves of a run."),
     "bench": ("stylegen.tools.bench", "Measure the speed of this machine against plain PyTorch."),
     "info": ("stylegen.tools.info", "Tell what a network is: configuration, sizes, provenance."),

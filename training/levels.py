@@ -53,7 +53,7 @@ def open_levels(dataset: "Dataset", reductions: list[int], workers: int) -> Leve
     """The cached levels: found, or built beside the data set, else in the user cache, else in memory with a warning."""
     if not reductions:
         return {}
-    folders = [_user_cache()]
+    folders = [user_cache()]
     if data_path(dataset.path.stem) != dataset.path:  # nothing is written into the installed package
         folders.insert(0, dataset.path.parent)
     places = [folder / _name(dataset, reductions) for folder in folders]
@@ -160,7 +160,8 @@ def _sizes(dataset: "Dataset", reductions: list[int]) -> dict[int, tuple[int, in
     return {k: (dataset.size[0] >> k, dataset.size[1] >> k) for k in reductions}
 
 
-def _user_cache() -> Path:
+def user_cache() -> Path:
+    """The folder for what can be computed again, below XDG_CACHE_HOME; it may not be there yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stylegen"
 
 
