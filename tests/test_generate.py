@@ -182,6 +182,7 @@ def test_grid(networks, tmp_path):
     assert (sheet[32:, :16] == single[2]).all()
     assert (sheet[32:, 16:, 3] == 0).all()
     assert "--grid 2x1 has no room for 3 seeds" in one_line(generate(networks["rgb"], tmp_path, "--grid", "2x1"), 2)
+    assert "268,435,456 pixels" in one_line(generate(networks["rgb"], tmp_path, "--grid", "99999x99999"), 2)
 
 
 def test_jpeg(networks, tmp_path):
@@ -207,6 +208,7 @@ def test_progan_says_what_it_ignores(networks, tmp_path):
         (["--resolution", "big"], "is not WIDTHxHEIGHT"),
         (["--trunc-cutoff", "-1"], "neither a number of layers"),
         (["--trunc", "much"], "not a valid float"),
+        (["--trunc", "nan"], "no finite number"),
         (["--batch", "0"], "not in the range"),
         (["--format", "gif"], "not one of"),
         (["--grid", "2000x1", "--format", "webp"], "too large for WEBP"),

@@ -210,6 +210,19 @@ def test_interrupted_before_the_first_step(data: Path, tmp_path: Path, monkeypat
     assert saved_config(tmp_path / "run" / "state.ckpt")[1] == 8
 
 
+def test_a_stop_leaves_the_network_of_its_kimg(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, preview, before = tmp_path / "run", loop.preview, b"the snapshot of 0 kimg"
+
+    def interrupted(*arguments: object) -> None:
+        monkeypatch.setattr(loop, "preview", preview)
+        loop.network_path(run, 0).write_bytes(before)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(loop, "preview", interrupted)
+    invoke(train_arguments(data, run))
+    assert loop.network_path(run, 0).read_bytes() == before and (run / "state.ckpt").exists()
+
+
 VARIANTS = {
     "stylegan": ["--mirror", "--set", "loss.penalty_interval=4", "--set", "loss.mixing_probability=0.9"],
     "stylegan-cond": ["--cond", "--loss", "rpgan", "--seed", "7"],

@@ -59,12 +59,13 @@ def build(sources: list[str], size: int, workers: int, repeats: int) -> Iterator
         for source in sources:
             dest = folder / "built.zip"
             written = 0
+            bad = {name for name, _ in build_dataset(source, dest, size=(size, size), workers=workers).skipped}
 
             def ours(source: str = source, dest: Path = dest) -> None:
                 nonlocal written
                 written = build_dataset(source, dest, size=(size, size), workers=workers).written
 
-            samples = interleave({"build": ours, REFERENCE: _pillow(source, size, workers)}, repeats, min_ms=0)
+            samples = interleave({"build": ours, REFERENCE: _pillow(source, size, workers, bad)}, repeats, min_ms=0)
             rate = 1000 * written / sorted(samples["build"])[repeats // 2]
             name = f"build {written} pictures of {Path(source).stem} at {size}x{size}, {workers} threads"
             yield row(name, "uint8", samples, "build", None, pictures_sec=rate)
@@ -72,8 +73,8 @@ def build(sources: list[str], size: int, workers: int, repeats: int) -> Iterator
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _pillow(source: str, size: int, workers: int) -> Callable[[], object]:
-    """Decodes every picture and resizes it by Lanczos (palettes as colours, else it does not filter)."""
+def _pillow(source: str, size: int, workers: int, bad: set[str]) -> Callable[[], object]:
+    """Decodes every picture but the bad and resizes it by Lanczos (palettes as colours, else it does not filter)."""
     from stylegen.training.sources import open_source
 
     opened = open_source(source)
@@ -87,6 +88,6 @@ def _pillow(source: str, size: int, workers: int) -> Callable[[], object]:
 
     def all_of_them() -> None:
         with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(one, opened.names))
+            list(pool.map(one, [name for name in opened.names if name not in bad]))
 
     return all_of_them

@@ -108,6 +108,7 @@ def self_test(device: str) -> list[dict[str, Any]]:
     generator = torch.Generator().manual_seed(0)
     taps, noise = ops.setup_filter([1, 3, 3, 1]), draw(1, 1, 7, 9)
     x, bias, style = draw(2, 16, 7, 9), draw(16), draw(2, 32)
+    few, many, odd, w = draw(2, 64, 4, 6), draw(2, 64, 8, 6), draw(2, 160, 17, 13), draw(64, 64, 3, 3)
     cases: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         "bias_act lrelu": (lambda x, b: ops.bias_act(x, b, act="lrelu"), (x, bias)),
         "bias_act swish": (lambda x, b: ops.bias_act(x, b, act="swish"), (x, bias)),
@@ -115,6 +116,9 @@ def self_test(device: str) -> list[dict[str, Any]]:
         "upfirdn2d edge": (lambda x: ops.upfirdn2d(x, taps.to(x.device), padding=2, edge=0.125), (x,)),
         "adain_epilogue": (lambda x, n, s, b, st: ops.adain_epilogue(x, n, s, b, st), (x, noise, bias, bias, style)),
         "pixel_norm": (lambda x: ops.pixel_norm(x), (x,)),
+        "conv2d, few": (lambda x, w: ops.conv2d(x, w, padding=1), (few, w)),
+        "conv2d": (lambda x, w: ops.conv2d(x, w, padding=1), (many, w)),
+        "conv2d stride 2": (lambda x, w: ops.conv2d(x, w, stride=2), (odd, draw(160, 160, 3, 3))),
     }
     results = []
     for name, (function, inputs) in cases.items():
@@ -178,11 +182,12 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         rows.append((device["device"], f"{device['name']}{capability}: {kernels}"))
     if facts["cuda_archs"] and not any(device["device"].startswith("cuda") for device in facts["devices"]):
         rows.append(("cuda", f"native kernels ({', '.join(facts['cuda_archs'])}), but torch sees no CUDA device here"))
+    rows.append(("self-test", "relative errors: of the result, of its gradients, of theirs"))
     for test in facts["tests"]:
         errors = "  ".join(f"{error:.0e}" for error in test["errors"]) or test["message"]
         verdict = "ok" if test["ok"] else "WRONG"
         rows.append(
-            ("self-test", f"{verdict:5}  {test['device']}  {test['operator']:14}  {test['order']:13}  {errors}")
+            ("self-test", f"{verdict:5}  {test['device']}  {test['operator']:15}  {test['order']:13}  {errors}")
         )
     rows += [("missing", line) for line in facts["remedies"]]
     if not facts["healthy"]:

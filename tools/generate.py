@@ -12,7 +12,7 @@ import click
 
 from stylegen.errors import UserError
 
-from .options import DEVICES, PRECISIONS, PairType, SeedsType, SizeType, pick_device, pick_precision
+from .options import DEVICES, PRECISIONS, FiniteType, PairType, SeedsType, SizeType, pick_device, pick_precision
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +23,7 @@ Size = tuple[int, int]
 
 NOISE_MODES = ("const", "random", "none")
 ALL_LAYERS = 1000  # more than any network has
+MAX_GRID_PX = 2**28
 
 
 class LayersType(click.ParamType):
@@ -40,7 +41,9 @@ class LayersType(click.ParamType):
 @click.option("--network", required=True, metavar="N", help="A network file, a run folder or an embedded name.")
 @click.option("--seeds", required=True, type=SeedsType(), help="Numbers and ranges, such as 0-7,42.")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.")
-@click.option("--trunc", "psi", type=float, default=0.7, show_default=True, help="Truncation psi: 1 none, 0 the mean.")
+@click.option(
+    "--trunc", "psi", type=FiniteType(), default=0.7, show_default=True, help="Truncation psi: 1 none, 0 the mean."
+)
 @click.option("--trunc-cutoff", "cutoff", type=LayersType(), default=8, show_default=True, help='Or "all".')
 @click.option("--class", "klass", metavar="CLASS", help="Index or name of the class.  [default: seed mod classes]")
 @click.option("--noise-mode", "noise", type=click.Choice(NOISE_MODES), default="const", show_default=True)
@@ -219,6 +222,8 @@ def _check_output(suffix: str, channels: int, size: Size, grid: tuple[int, int] 
 
     if grid and count > grid[0] * grid[1]:
         raise click.UsageError(f"--grid {grid[0]}x{grid[1]} has no room for {count} seeds")
+    if grid and grid[0] * grid[1] * size[0] * size[1] > MAX_GRID_PX:
+        raise click.UsageError(f"--grid {grid[0]}x{grid[1]} is above {MAX_GRID_PX:,} pixels; take fewer cells")
     try:
         check_format(f".{suffix}", channels, (size[0] * grid[1], size[1] * grid[0]) if grid else size)
     except UserError as error:

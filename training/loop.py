@@ -96,8 +96,10 @@ def _run(state: TrainState, run_dir: Path, loader: Loader, reporter: Reporter, s
         if due(1000 * config.output.preview_kimg, before, seen) or early or ends:
             preview(state, preview_path(run_dir, seen))
             shown_early = True
-        snapshot = due(1000 * config.output.snapshot_kimg, before, seen) or ends
-        if snapshot or now - last_save > SAVE_EVERY_SEC:
+        # A stop leaves the network of its kimg in place if there is one: resumed, the run has the same files.
+        stopped = ends and seen < total and network_path(run_dir, seen).exists()
+        snapshot = due(1000 * config.output.snapshot_kimg, before, seen) or (ends and not stopped)
+        if snapshot or ends or now - last_save > SAVE_EVERY_SEC:
             _check_finite(state, state.tensors(), run_dir, seen)
             if snapshot:
                 save_snapshot(state, run_dir, loader.dataset)
@@ -132,6 +134,11 @@ def preview_path(run_dir: Path, images_seen: int) -> Path:
     return run_dir / "previews" / f"kimg-{images_seen / 1000:010.3f}.png"
 
 
+def network_path(run_dir: Path, images_seen: int) -> Path:
+    """network-000012.safetensors"""
+    return run_dir / f"network-{images_seen // 1000:06d}.safetensors"
+
+
 def save_snapshot(state: TrainState, run_dir: Path, dataset: Dataset) -> Path:
     """Writes network-KIMG.safetensors (G_ema, its provenance), drops those past the retention. Raises OSError."""
     config, stage = state.config, stage_at(state.config, state.images_seen)
@@ -150,7 +157,7 @@ def save_snapshot(state: TrainState, run_dir: Path, dataset: Dataset) -> Path:
     }
     if dataset.class_names and len(dataset.class_names) == config.generator.label_size:
         provenance["class_names"] = dataset.class_names
-    path = run_dir / f"network-{state.images_seen // 1000:06d}.safetensors"
+    path = network_path(run_dir, state.images_seen)
     save_network(path, state.G_ema, provenance)
     if config.output.keep_networks:
         for old in sorted(run_dir.glob("network-*.safetensors"))[: -config.output.keep_networks]:
