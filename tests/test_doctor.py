@@ -16,6 +16,7 @@ from stylegen.tools.doctor import remedies
 module = importlib.import_module("stylegen.ops.pixel_norm")  # the package's attribute is the function
 needs_kernels = pytest.mark.skipif(not native.enabled(), reason="needs the compiled kernels")
 OPERATORS = {"bias_act lrelu", "bias_act swish", "upfirdn2d", "upfirdn2d edge", "adain_epilogue", "pixel_norm"}
+OPERATORS |= {"conv2d", "conv2d, few", "conv2d stride 2"}
 
 
 def test_healthy() -> None:
