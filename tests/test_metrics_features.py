@@ -82,8 +82,10 @@ def test_features_are_float_vectors_that_repeat(spec: str, dim: int) -> None:
 def test_lite0_sees_small_pictures_at_128_and_others_at_224(features: Features, network: lite0.Lite0) -> None:
     for size, side in ((16, 128), (64, 128), (65, 224), (300, 224)):
         images = pictures(2, size=(size, size))
-        scaled = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=size > side)
-        torch.testing.assert_close(features(images), network(scaled), rtol=1e-3, atol=1e-3)
+        scaled = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
+        reference = network(scaled)
+        rounding = 0.02 if size > side else 1e-5
+        assert (features(images) - reference).norm() < rounding * reference.norm()
     assert features(pictures(1, size=(32, 16))).shape == (1, 1280)
 
 

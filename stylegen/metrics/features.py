@@ -72,12 +72,17 @@ class _Lite0:
         self.network: Lite0 = load_lite0().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _input(self, images: Tensor) -> Tensor:
-        """RGB float [N, 3, h, w], the longer side SIDE or SMALL_SIDE, by an antialiased triangle filter."""
+        """RGB float [N, 3, h, w], the longer side SIDE or SMALL_SIDE, by an antialiased triangle filter.
+
+        Larger uint8 pictures are reduced as uint8 (as by Pillow; on the CPU), which is several times as fast.
+        """
         longer = max(images.shape[2:])
         scale = (SIDE if longer > SMALL_PX else SMALL_SIDE) / longer
         size = [max(1, round(side * scale)) for side in images.shape[2:]]
-        x = to_rgb(images.to(self.device)).float().contiguous(memory_format=torch.channels_last)
-        return F.interpolate(x, size, mode="bilinear", antialias=scale < 1, align_corners=False)
+        x = to_rgb(images)
+        x = x.cpu() if x.dtype == torch.uint8 and scale < 1 else x.to(self.device).float()
+        x = F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+        return x.to(self.device).float().contiguous(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
