@@ -182,7 +182,7 @@ def _of_class(data: "Dataset", klass: str | None) -> "np.ndarray":
     return found
 
 
-def _draw(indices: Sequence[int], count: int, seed: int) -> "np.ndarray":
+def _draw(indices: "Sequence[int] | np.ndarray", count: int, seed: int) -> "np.ndarray":
     """All of `indices`, or `count` of them drawn by the seed, in ascending order."""
     import numpy as np
 

@@ -118,7 +118,7 @@ class _Script:
     """A TorchScript module that takes uint8 RGB pictures [N, 3, H, W], as large as they are, and returns [N, D].
 
     Where its `forward` has them, `return_features` is true; for distances `return_lpips` is true and `resize_images`
-    false: so the files that StyleGAN2-ADA's metrics download work as they do there (docs/metrics.md).
+    false: the conventions of the files that StyleGAN2-ADA's metrics use (docs/metrics.md).
     """
 
     def __init__(self, path: Path, device: torch.device):

@@ -2,8 +2,7 @@
 
 Shape and constants: Tan and Le, "EfficientNet" (ICML 2019), table 1, and the Lite variant of its authors
 (tensorflow/tpu, models/official/efficientnet/lite): neither squeeze nor excitation, ReLU6, a stem and a head of fixed
-width, input (x - 127) / 128. Batch norm is
-folded into the convolutions when the weights are loaded: this network only looks.
+width, input (x - 127) / 128. Batch norm is folded into the convolutions when the weights are loaded: it only looks.
 """
 
 import importlib.util
@@ -126,6 +125,7 @@ class Lite0(nn.Module):
         state = dict(state)
         self.stem.load(state, "_conv_stem", "_bn0")
         for index, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
             block.load(state, f"_blocks.{index}")
         self.head.load(state, "_conv_head", "_bn1")
         self.classifier.load_state_dict({name: state.pop(f"_fc.{name}") for name in ("weight", "bias")})
