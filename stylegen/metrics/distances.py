@@ -189,8 +189,10 @@ def neighbours(real: Any, fake: Any, k: tuple[int, int] = (3, 5)) -> Neighbours:
         nearest = distances.topk(min(LISTED, len(y)), largest=False)
         likely = (distances / radius.clamp(min=1e-300)).topk(min(LISTED, len(y)), largest=False).indices
         lists.append((*nearest, distances.gather(1, likely), likely))
-    crossed = [torch.cat(parts) for parts in zip(*lists, strict=True)]
-    return Neighbours(reals, reals_at, fakes, fakes_at, *crossed, inside, density / k[1], slack, k)
+    near, near_at, likely, likely_at = (torch.cat(parts) for parts in zip(*lists, strict=True))
+    return Neighbours(
+        reals, reals_at, fakes, fakes_at, near, near_at, likely, likely_at, inside, density / k[1], slack, k
+    )
 
 
 def recalled(near: Neighbours) -> Tensor:
