@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import data_zip, error_line, invoke
+from tiny import data_zip, error_line, invoke, train_arguments
 from torch import Tensor
 
 from stylegen.checkpoint import save_network
@@ -108,6 +108,14 @@ def test_mirrored_reals(tmp_path: Path) -> None:
     images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
     vectors = embed(features, [images], mirror=True)
     assert torch.equal(vectors, torch.cat([features(images), features(images.flip(3))]))
+
+
+def test_a_run_says_whether_its_reals_are_mirrored(tmp_path: Path) -> None:
+    data = data_zip(tmp_path / "data.zip", size=(32, 32))
+    invoke(train_arguments(data, tmp_path / "run", "--mirror"))
+    facts = measure(tmp_path / "run", "--against", data)
+    assert (facts["mirror"], facts["reals"]) == (True, 80)
+    assert measure(tmp_path / "run", "--against", data, "--no-mirror")["reals"] == 40
 
 
 def test_classes(tmp_path: Path) -> None:
