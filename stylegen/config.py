@@ -16,6 +16,7 @@ Table = dict[int, float]  # nominal resolution -> value
 OBJECTIVES = ("minimax", "nonsaturating", "wasserstein", "hinge", "least_squares", "relativistic")
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+METRICS = ("fid", "kid", "precision", "recall", "density", "coverage", "diversity")
 FUSED_SCALES = ("auto", "on", "off")
 ACTIVATIONS = ("lrelu", "relu")
 NORMS = ("batch", "layer", "none")
@@ -153,6 +154,9 @@ class OutputConfig:
     snapshot_kimg: float = 100.0
     preview_kimg: float = 10.0
     keep_networks: int = 0  # newest networks kept; 0 keeps all
+    metrics: tuple[str, ...] = ()  # of METRICS, measured as the run goes on; the best network by the first is kept
+    metrics_kimg: float = 100.0
+    metrics_num: int = 2000  # fakes
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from .config import (
     FAMILIES,
     FUSED_SCALES,
     GROWING,
+    METRICS,
     NORMS,
     OBJECTIVES,
     OPTIMIZERS,
@@ -61,7 +62,11 @@ def validate(config: Config) -> Config:
     _check_choice("optimizer.name", optimizer.name, OPTIMIZERS)
     _check(optimizer.eps > 0, "optimizer.eps must be above 0")
     _check(0 <= optimizer.beta1 < 1 and 0 <= optimizer.beta2 < 1, "optimizer betas must lie in 0 to 1")
-    _check(output.snapshot_kimg > 0 and output.preview_kimg > 0, "output: kimg figures must be above 0")
+    kimg = (output.snapshot_kimg, output.preview_kimg, output.metrics_kimg)
+    _check(min(kimg) > 0, "output: kimg figures must be above 0")
+    _check(output.metrics_num >= 50, f"output.metrics_num is {output.metrics_num}; give at least 50 pictures")
+    for name in output.metrics:
+        _check(name in METRICS, f"there is no metric {name!r}; accepted: {', '.join(METRICS)}")
     return config
 
 

@@ -71,6 +71,7 @@ def _measure(
     from stylegen.config import size_text
     from stylegen.metrics.evaluate import compare, embed, fakes
     from stylegen.training.dataset import open_dataset
+    from stylegen.training.measure import read, real_features
 
     network = _network(name)
     if network:
@@ -83,11 +84,13 @@ def _measure(
         data, mirror = open_dataset(against, size=made.size), False
         chosen = _of_class(data, options["klass"])
         num = min(num, len(made))
-        batches = _read(made, _draw(range(len(made)), num, seed), batch)
+        batches = read(made, _draw(range(len(made)), num, seed), batch)
     if options["mirror"] is not None:
         mirror = options["mirror"]
     chosen = _draw(chosen, options["reals"] or len(chosen), seed)
-    real = _real_features(data, chosen, features, mirror, batch)
+    real = real_features(
+        data, chosen, features, mirror=mirror, batch=batch, shown=lambda reals: _shown(reals, len(chosen), "reals")
+    )
     fake = embed(features, _shown(batches, num, "fakes"))
     figures = compare(real, fake, features.name, level=options["level"], seed=seed)
     if options["ppl"]:
@@ -130,13 +133,13 @@ def _generator(
 ) -> tuple["Source", bool, "Dataset", "np.ndarray"]:
     """(the generator, whether its run mirrors, the reals' data set, which of them count)."""
     import numpy as np
-    import torch
 
     from stylegen.checkpoint import load_network
     from stylegen.latents import one_hot
     from stylegen.metrics.evaluate import Source
     from stylegen.precision import freeze, prepare
     from stylegen.training.dataset import open_dataset
+    from stylegen.training.measure import draw_labels
     from stylegen.training.state import saved_config
 
     from .generate import choose_classes, choose_stage
@@ -159,8 +162,7 @@ def _generator(
                 f"the network has {G.config.label_size} classes and {data.path} has {data.label_size or 'none'}: its "
                 "labels say which classes to make; give the data it was trained on, or --class"
             )
-        drawn = np.random.RandomState(seed).randint(0, len(data), num)
-        labels = torch.from_numpy(data.label_vectors(drawn))
+        labels = draw_labels(data, num, seed)
     G = freeze(prepare(G.to(pick_device(device)), "fp32"))
     return Source(G, {"resolution": size, "alpha": alpha}, labels, seed), mirror, data, chosen
 
@@ -190,23 +192,6 @@ def _draw(indices: "Sequence[int] | np.ndarray", count: int, seed: int) -> "np.n
     return chosen if count >= len(chosen) else np.sort(np.random.RandomState(seed).permutation(chosen)[:count])
 
 
-def _read(data: "Dataset", indices: "np.ndarray", batch: int) -> "Iterator[Tensor]":
-    """Pictures of a data set, uint8 [<= batch, C, H, W] at a time, decoded ahead."""
-    import numpy as np
-    import torch
-
-    from stylegen.training.threads import in_order
-
-    waiting = []
-    for pixels in in_order(data.read, indices.tolist(), 2):
-        waiting.append(pixels)
-        if len(waiting) == batch:
-            yield torch.from_numpy(np.stack(waiting))
-            waiting = []
-    if waiting:
-        yield torch.from_numpy(np.stack(waiting))
-
-
 def _shown(batches: "Iterator[Tensor]", total: int, what: str) -> "Iterator[Tensor]":
     """The same batches, with a progress bar on standard error."""
     from stylegen.training.threads import progress
@@ -215,22 +200,6 @@ def _shown(batches: "Iterator[Tensor]", total: int, what: str) -> "Iterator[Tens
         for images in batches:
             yield images
             bar.update(len(images))
-
-
-def _real_features(data: "Dataset", indices: "np.ndarray", features: "Features", mirror: bool, batch: int) -> "Tensor":
-    """Features of real pictures, from the user's cache folder where they were made before."""
-    import hashlib
-
-    from stylegen.metrics.evaluate import embed, remembered
-    from stylegen.training.levels import user_cache
-
-    which = hashlib.blake2b(indices.astype("<i8").tobytes(), digest_size=12).hexdigest()
-    name = (data.digest, data.size, which, mirror, features.identity)
-    return remembered(
-        user_cache(),
-        name,
-        lambda: embed(features, _shown(_read(data, indices, batch), len(indices), "reals"), mirror=mirror),
-    )
 
 
 def _path_lengths(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stylegen.config import METRICS
 from stylegen.errors import UserError
 from stylegen.presets import AUTO_GAMMA, LOSSES, PRESETS
 
@@ -31,6 +32,8 @@ FIELDS: dict[str, tuple[str, str | None]] = {
     "snapshot_kimg": ("output.snapshot_kimg", None),
     "preview_kimg": ("output.preview_kimg", None),
     "keep_networks": ("output.keep_networks", None),
+    "metrics": ("output.metrics", None),
+    "metrics_kimg": ("output.metrics_kimg", None),
 }
 
 
@@ -45,6 +48,17 @@ class GammaType(click.FloatRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         return AUTO_GAMMA if value == "auto" else super().convert(value, param, ctx)
+
+
+class MetricsType(click.ParamType):
+    name = "metrics"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        names = tuple(value.split(",")) if isinstance(value, str) else value
+        for name in names:
+            if name not in METRICS:
+                self.fail(f"there is no metric {name!r}; accepted: {', '.join(METRICS)}", param, ctx)
+        return names
 
 
 @click.command()
@@ -75,6 +89,8 @@ class GammaType(click.FloatRange):
 @click.option("--snapshot-kimg", type=POSITIVE, help="How often a network and the state are saved.")
 @click.option("--preview-kimg", type=POSITIVE, help="How often a preview is made.")
 @click.option("--keep-networks", type=click.IntRange(min=0), help="Newest networks kept; 0 keeps all.  [default: 0]")
+@click.option("--metrics", type=MetricsType(), metavar="LIST", help="Measure as it trains, as fid,kid; keeps the best.")
+@click.option("--metrics-kimg", type=POSITIVE, help="How often.  [default: 100]")
 @click.option("--set", "assignments", multiple=True, metavar="SECTION.FIELD=VALUE", help="Any field of config.json.")
 @click.option("--dry-run", is_flag=True, help="Show the configuration and schedule; train and write nothing.")
 def train(

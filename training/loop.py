@@ -20,6 +20,7 @@ from stylegen.errors import UserError
 from stylegen.files import exclusive, remove_leftovers, write_atomic
 
 from .dataset import Dataset, Loader
+from .measure import Meter, best_path, best_so_far, better, numbers, told
 from .pictures import describe
 from .report import Reporter, preview, save_reals, stage_text
 from .schedule import due, stage_at, total_images
@@ -79,6 +80,7 @@ def _open(config: Config, run_dir: Path, device: torch.device) -> TrainState:
 
 def _run(state: TrainState, run_dir: Path, loader: Loader, reporter: Reporter, stop: threading.Event) -> None:
     config, total = state.config, total_images(state.config)
+    meter = Meter(config, loader.dataset) if config.output.metrics else None
     started = last_save = time.monotonic()
     shown_early = False
     ends = state.images_seen >= total
@@ -90,7 +92,10 @@ def _run(state: TrainState, run_dir: Path, loader: Loader, reporter: Reporter, s
         seen, now = state.images_seen, time.monotonic()
         reporter.add(config, stage, stats, seen)
         ends = seen >= total or stop.is_set()
-        if due(max(stage.tick, 1), before, seen) or ends:
+        measured = meter is not None and (due(1000 * config.output.metrics_kimg, before, seen) or seen >= total)
+        if meter and measured:
+            _measure(meter, state, run_dir, loader.dataset, reporter)
+        if due(max(stage.tick, 1), before, seen) or measured or ends:
             reporter.report(stage, seen)
         early = not shown_early and now - started > FIRST_PREVIEW_SEC
         if due(1000 * config.output.preview_kimg, before, seen) or early or ends:
@@ -107,6 +112,26 @@ def _run(state: TrainState, run_dir: Path, loader: Loader, reporter: Reporter, s
             last_save = time.monotonic()
     verb, more = ("Finished", "") if state.images_seen >= total else ("Stopped", "; --resume goes on")
     reporter.log(f"{verb} at {state.images_seen / 1000:g} kimg{more}. State: {run_dir / STATE_NAME}")
+
+
+def _measure(meter: Meter, state: TrainState, run_dir: Path, dataset: Dataset, reporter: Reporter) -> None:
+    """Measures, and keeps the network if it is the best by the first figure. Whatever goes wrong is a warning."""
+    kimg, first = state.images_seen / 1000, state.config.output.metrics[0]
+    try:
+        figures, seconds = meter(state)
+        size = configs.size_text(stage_at(state.config, state.images_seen).resolution)
+        before = best_so_far(run_dir / "stats.jsonl", first, size)
+        if is_best := better(first, figures[first].value, before):
+            save_network(best_path(run_dir), state.G_ema, provenance(state, dataset) | {"metrics": told(figures)})
+    except Exception as error:
+        reporter.log(f"Warning: metrics failed at {kimg:g} kimg, and training goes on: {error or type(error).__name__}")
+        return
+    share = seconds / max(reporter.seconds, 1e-9)
+    best = ", the best so far" if is_best else ""
+    reporter.log(
+        f"At {kimg:g} kimg: {'; '.join(told(figures).values())}{best} ({seconds:.0f} s, {share:.0%} of the time)"
+    )
+    reporter.note(numbers(figures, seconds), seconds)
 
 
 def _begin(state: TrainState, run_dir: Path, loader: Loader, reporter: Reporter) -> None:
@@ -141,8 +166,18 @@ def network_path(run_dir: Path, images_seen: int) -> Path:
 
 def save_snapshot(state: TrainState, run_dir: Path, dataset: Dataset) -> Path:
     """Writes network-KIMG.safetensors (G_ema, its provenance), drops those past the retention. Raises OSError."""
+    path, keep = network_path(run_dir, state.images_seen), state.config.output.keep_networks
+    save_network(path, state.G_ema, provenance(state, dataset))
+    if keep:
+        for old in sorted(run_dir.glob("network-*.safetensors"))[:-keep]:
+            old.unlink()
+    return path
+
+
+def provenance(state: TrainState, dataset: Dataset) -> dict[str, Any]:
+    """What a network file says about where it comes from."""
     config, stage = state.config, stage_at(state.config, state.images_seen)
-    provenance: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "preset": config.preset,
         "images_seen": state.images_seen,
         "kimg": state.images_seen / 1000,
@@ -156,13 +191,8 @@ def save_snapshot(state: TrainState, run_dir: Path, dataset: Dataset) -> Path:
         "torch": torch.__version__.split("+")[0],
     }
     if dataset.class_names and len(dataset.class_names) == config.generator.label_size:
-        provenance["class_names"] = dataset.class_names
-    path = network_path(run_dir, state.images_seen)
-    save_network(path, state.G_ema, provenance)
-    if config.output.keep_networks:
-        for old in sorted(run_dir.glob("network-*.safetensors"))[: -config.output.keep_networks]:
-            old.unlink()
-    return path
+        facts["class_names"] = dataset.class_names
+    return facts
 
 
 def _check_finite(state: TrainState, tensors: dict[str, Tensor], run_dir: Path, images_seen: int) -> None:

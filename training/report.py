@@ -77,15 +77,25 @@ class Reporter:
             "batch": stage.batch,
             "lr": stage.lr,
             "images_per_sec": round(rate, 3),
-            "elapsed_sec": round(self.elapsed_before + now - self.started, 1),
+            "elapsed_sec": round(self.seconds, 1),
         }
         means = {name: float(total) / count for name, (total, count) in self.sums.items()}
-        row |= {name: float(f"{mean:.6g}") for name, mean in means.items()}
+        row |= {name: float(f"{value:.6g}") for name, value in (means | self.noted).items()}
         _append(self.run_dir / "stats.jsonl", f"{json.dumps(row)}\n".encode())
         self.events.add({name: v for name, v in row.items() if name not in ("images_seen", "resolution")}, images_seen)
         shown = {name: means[name] for name in ("loss/d", "loss/g") if name in means}
         self.bar.set_postfix({name: f"{mean:.3f}" for name, mean in shown.items()}, refresh=False)
         self._restart(images_seen)
+
+    def note(self, figures: dict[str, float], seconds: float) -> None:
+        """Puts figures into the next report, and leaves the seconds that they took out of its rate."""
+        self.noted = figures
+        self.last_time += seconds
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has trained, in all its parts."""
+        return self.elapsed_before + time.monotonic() - self.started
 
     def close(self) -> None:
         """Ends the progress bar; errors that follow start on a line of their own."""
@@ -93,6 +103,7 @@ class Reporter:
 
     def _restart(self, images_seen: int) -> None:
         self.sums: dict[str, tuple[Any, int]] = {}
+        self.noted: dict[str, float] = {}
         self.last_time, self.last_image = time.monotonic(), images_seen
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from stylegen.latents import latents
 from . import distances, intervals
 from .features import Features
 
+MANIFOLD = ("precision", "recall", "density", "coverage")
 _VERSION = 1  # of the remembered features
 
 
@@ -104,8 +105,10 @@ def remembered(folder: Path, name: tuple[object, ...], make: Callable[[], Tensor
     return vectors
 
 
-def compare(real: Tensor, fake: Tensor, name: str, *, level: float, seed: int) -> dict[str, Measurement]:
-    """Every figure of the features of reals [N, D] and fakes [M, D], which the network `name` made.
+def compare(
+    real: Tensor, fake: Tensor, name: str, *, level: float, seed: int, wanted: Collection[str] | None = None
+) -> dict[str, Measurement]:
+    """Figures of the features of reals [N, D] and fakes [M, D], which the network `name` made: the `wanted`, or all.
 
     FID and KID take all reals; what counts neighbours or pairs takes M of them, at random, where N is larger. Raises
     UserError.
@@ -113,14 +116,20 @@ def compare(real: Tensor, fake: Tensor, name: str, *, level: float, seed: int) -
     some = real
     if len(real) > len(fake):
         some = real[torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))[: len(fake)]]
-    found = {
-        f"FID-{name}": intervals.fid_interval(real, fake, level=level, seed=seed),
-        f"KID-{name}": intervals.kid_interval(real, fake, level=level, seed=seed),
-        **intervals.manifold_intervals(distances.neighbours(some, fake), level=level, seed=seed),
-        "diversity": intervals.diversity_interval(fake, level=level, seed=seed),
-        "diversity of reals": intervals.diversity_interval(some, level=level, seed=seed),
+    how: dict[str, Any] = {"level": level, "seed": seed}
+    fid, kid = f"FID-{name}", f"KID-{name}"
+    makers: dict[tuple[str, ...], Callable[[], dict[str, Any]]] = {
+        (fid,): lambda: {fid: intervals.fid_interval(real, fake, **how)},
+        (kid,): lambda: {kid: intervals.kid_interval(real, fake, **how)},
+        MANIFOLD: lambda: intervals.manifold_intervals(distances.neighbours(some, fake), **how),
+        ("diversity",): lambda: {"diversity": intervals.diversity_interval(fake, **how)},
+        ("diversity of reals",): lambda: {"diversity of reals": intervals.diversity_interval(some, **how)},
     }
-    spread = {f"KID-{name}": distances.kid(real, fake, seed=seed)[1]}
+    found: dict[str, Any] = {}
+    for names, make in makers.items():
+        if wanted is None or set(names) & set(wanted):
+            found |= make()
+    spread = {kid: distances.kid(real, fake, seed=seed)[1]} if kid in found else {}
     return {key: Measurement(*interval, spread.get(key)) for key, interval in found.items()}
 
 
