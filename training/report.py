@@ -103,7 +103,7 @@ class Reporter:
 
     def _restart(self, images_seen: int) -> None:
         self.sums: dict[str, tuple[Any, int]] = {}
-        self.noted: dict[str, float] = {}
+        self.noted = {}
         self.last_time, self.last_image = time.monotonic(), images_seen
 
 
