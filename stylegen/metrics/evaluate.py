@@ -130,7 +130,7 @@ def compare(
         if wanted is None or set(names) & set(wanted):
             found |= make()
     spread = {kid: distances.kid(real, fake, seed=seed)[1]} if kid in found else {}
-    return {key: Measurement(*interval, spread=spread.get(key)) for key, interval in found.items()}
+    return {key: Measurement(value, low, high, spread.get(key)) for key, (value, low, high) in found.items()}
 
 
 def path_length(lengths: Tensor, *, level: float, seed: int) -> Measurement:
