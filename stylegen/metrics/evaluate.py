@@ -117,20 +117,26 @@ def compare(
     if len(real) > len(fake):
         some = real[torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))[: len(fake)]]
     how: dict[str, Any] = {"level": level, "seed": seed}
-    fid, kid = f"FID-{name}", f"KID-{name}"
-    makers: dict[tuple[str, ...], Callable[[], dict[str, Any]]] = {
-        (fid,): lambda: {fid: intervals.fid_interval(real, fake, **how)},
-        (kid,): lambda: {kid: intervals.kid_interval(real, fake, **how)},
-        MANIFOLD: lambda: intervals.manifold_intervals(distances.neighbours(some, fake), **how),
-        ("diversity",): lambda: {"diversity": intervals.diversity_interval(fake, **how)},
-        ("diversity of reals",): lambda: {"diversity of reals": intervals.diversity_interval(some, **how)},
+
+    def kid() -> Measurement:
+        found = distances.kid(real, fake, seed=seed)
+        return Measurement(*intervals.kid_interval(real, fake, found=found, **how), spread=found[1])
+
+    def manifold() -> dict[str, Measurement]:
+        found = intervals.manifold_intervals(distances.neighbours(some, fake), **how)
+        return {key: Measurement(*interval) for key, interval in found.items()}
+
+    makers: dict[tuple[str, ...], Callable[[], dict[str, Measurement]]] = {
+        (f"FID-{name}",): lambda: {f"FID-{name}": Measurement(*intervals.fid_interval(real, fake, **how))},
+        (f"KID-{name}",): lambda: {f"KID-{name}": kid()},
+        MANIFOLD: manifold,
+        ("diversity",): lambda: {"diversity": Measurement(*intervals.diversity_interval(fake, **how))},
+        ("diversity of reals",): lambda: {
+            "diversity of reals": Measurement(*intervals.diversity_interval(some, **how))
+        },
     }
-    found: dict[str, Any] = {}
-    for names, make in makers.items():
-        if wanted is None or set(names) & set(wanted):
-            found |= make()
-    spread = {kid: distances.kid(real, fake, seed=seed)[1]} if kid in found else {}
-    return {key: Measurement(value, low, high, spread.get(key)) for key, (value, low, high) in found.items()}
+    wanted_ones = [make for names, make in makers.items() if wanted is None or set(names) & set(wanted)]
+    return {key: figure for make in wanted_ones for key, figure in make().items()}
 
 
 def path_length(lengths: Tensor, *, level: float, seed: int) -> Measurement:
