@@ -13,11 +13,11 @@ class Conv {
   explicit Conv(const WinogradConvParams& p) : p_(p) {}
 
   void run() const {
-    const int tile = p_.out.w > p_.shape.w ? Form::step : Form::out;
-    const Shape& small = p_.out.w > p_.shape.w ? p_.shape : p_.out;
-    const int64_t n = p_.shape.n, down = small.h / tile, across = small.w / tile;
+    constexpr bool doubles = Form::out == 4;
+    const Shape& small = doubles ? p_.shape : p_.out;  // of which a tile takes 2x2 pixels
+    const int64_t n = small.n, down = small.h / 2, across = small.w / 2;
     rectangle({n, 0, 0, down, across}, all, all);
-    if constexpr (Form::out == 4) {  // a last row and column of one pixel, of which all but the first product are zero
+    if constexpr (doubles) {  // a last row and column of one pixel, of which all but the first product are zero
       rectangle({n, down, 0, 1, across}, 1, all);
       rectangle({n, 0, across, down, 1}, all, 1);
       rectangle({n, down, across, 1, 1}, 1, 1);
