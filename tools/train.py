@@ -50,15 +50,11 @@ class GammaType(click.FloatRange):
         return AUTO_GAMMA if value == "auto" else super().convert(value, param, ctx)
 
 
-class MetricsType(click.ParamType):
-    name = "metrics"
+class ListType(click.Choice):
+    """Several of the choices, between commas: a tuple."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        names = tuple(value.split(",")) if isinstance(value, str) else value
-        for name in names:
-            if name not in METRICS:
-                self.fail(f"there is no metric {name!r}; accepted: {', '.join(METRICS)}", param, ctx)
-        return names
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return tuple(super(ListType, self).convert(part, param, ctx) for part in value.split(","))
 
 
 @click.command()
@@ -89,7 +85,9 @@ class MetricsType(click.ParamType):
 @click.option("--snapshot-kimg", type=POSITIVE, help="How often a network and the state are saved.")
 @click.option("--preview-kimg", type=POSITIVE, help="How often a preview is made.")
 @click.option("--keep-networks", type=click.IntRange(min=0), help="Newest networks kept; 0 keeps all.  [default: 0]")
-@click.option("--metrics", type=MetricsType(), metavar="LIST", help="Measure as it trains, as fid,kid; keeps the best.")
+@click.option(
+    "--metrics", type=ListType(METRICS), metavar="LIST", help="Measure as it trains, as fid,kid; keeps the best."
+)
 @click.option("--metrics-kimg", type=POSITIVE, help="How often.  [default: 100]")
 @click.option("--set", "assignments", multiple=True, metavar="SECTION.FIELD=VALUE", help="Any field of config.json.")
 @click.option("--dry-run", is_flag=True, help="Show the configuration and schedule; train and write nothing.")
