@@ -13,6 +13,7 @@ from stylegen.checkpoint import load_network
 from stylegen.images import to_float, to_uint8
 from stylegen.latents import latents, one_hot
 from stylegen.training.dataset import open_dataset
+from stylegen.training.measure import read
 from stylegen.training.threads import progress
 
 BATCH = 128
@@ -54,7 +55,7 @@ def main(network: str, data: str, num: int, epochs: int, psi: float) -> None:
     torch.manual_seed(0)
     dataset = open_dataset(data)
     order = np.random.RandomState(0).permutation(len(dataset))
-    images = torch.from_numpy(np.stack([dataset.read(int(i)) for i in order]))
+    images = torch.cat(list(read(dataset, order)))
     labels = torch.from_numpy(dataset.label_vectors(order).argmax(1))
     kept = len(images) // 10
     net = classifier(dataset.channels, dataset.size, dataset.label_size)

@@ -4,7 +4,7 @@ Prints a markdown table; with --page it goes between the page's marks. Needs the
 dataset-fashion-mnist, or any grey data set with labels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -16,6 +16,7 @@ from stylegen.metrics.evaluate import Measurement, compare, embed
 from stylegen.metrics.features import load
 from stylegen.tools.bench_measure import markdown, replace_section
 from stylegen.training.dataset import open_dataset
+from stylegen.training.measure import read
 from stylegen.training.threads import progress
 
 Spoil = Callable[[Tensor, np.ndarray], Tensor]  # uint8 [N, 1, H, W], labels [N] -> pictures
@@ -67,13 +68,17 @@ KINDS: dict[str, Spoil] = {
 def main(data: str, num: int, page: Path | None) -> None:
     dataset, features = open_dataset(data), load("lite0")
     order = np.random.RandomState(0).permutation(len(dataset))[: 2 * num]
-    images = torch.from_numpy(np.stack([dataset.read(int(i)) for i in order]))
+    images = torch.cat(list(read(dataset, order)))
     labels = dataset.label_vectors(order).argmax(1)
     with progress((1 + len(KINDS)) * num, "features") as bar:
 
+        def batches(pictures: Tensor) -> Iterator[Tensor]:
+            for part in pictures.split(BATCH):
+                yield part
+                bar.update(len(part))
+
         def vectors(pictures: Tensor) -> Tensor:
-            made = [embed(features, [part]) for part in pictures.split(BATCH) if not bar.update(len(part))]
-            return torch.cat(made)
+            return embed(features, batches(pictures))
 
         real = vectors(images[:num])
         rows = {
