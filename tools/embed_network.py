@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stylegen import assets
+from stylegen.errors import UserError
 
 if TYPE_CHECKING:
     from stylegen.config import Config
@@ -30,20 +31,18 @@ def embed_network(run: Path, name: str, network: str, against: str, licence: str
       python -m stylegen.tools.embed_network runs/people emoji64 --against emoji-people-64 \\
           --licence "MIT: Fluent Emoji, npm @lobehub/fluent-emoji-3d@1.1.0" --limits "..."
     """
-    from click.testing import CliRunner
-
-    from stylegen.checkpoint import load_network, save_network
+    from stylegen.checkpoint import load_network, resolve_network, save_network
     from stylegen.config import Config, from_dict
+    from stylegen.metrics.features import load
 
-    from .metrics import metrics
+    from .metrics import measure
 
-    G, provenance = load_network(run / network if network else run)
-    measured = CliRunner().invoke(
-        metrics, [str(run / network if network else run), "--against", against, "--num", str(num), "--json"]
-    )
-    if measured.exit_code:
-        raise click.ClickException(measured.output)
-    facts = json.loads(measured.stdout)
+    source = resolve_network(run / network if network else run)
+    if source.stat().st_size > LARGEST:
+        raise UserError(f"{source} has {source.stat().st_size:,} bytes; the package takes networks of {LARGEST:,}")
+    G, provenance = load_network(source)
+    usual = {"reals": None, "klass": None, "mirror": None, "ppl": (), "level": 0.9}
+    facts = measure(str(source), against, load("lite0"), device="cpu", num=num, seed=0, batch=32, **usual)
     rows = [json.loads(line) for line in (run / "stats.jsonl").read_text(encoding="utf-8").splitlines()]
     seconds = next(row["elapsed_sec"] for row in rows if row["kimg"] >= provenance["kimg"])
     config = from_dict(Config, json.loads((run / "config.json").read_text(encoding="utf-8")))
@@ -60,8 +59,6 @@ def embed_network(run: Path, name: str, network: str, against: str, licence: str
     path = Path(assets.__file__).parent / "networks" / f"{name}.safetensors"
     path.parent.mkdir(exist_ok=True)
     save_network(path, G, provenance | card)
-    if path.stat().st_size > LARGEST:
-        raise click.ClickException(f"{path} has {path.stat().st_size:,} bytes; {LARGEST:,} are allowed")
     click.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 

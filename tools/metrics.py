@@ -57,12 +57,12 @@ def metrics(source: str, against: str, as_json: bool, device: str, **options: An
 
     begin = time.monotonic()
     features = load(options["spec"], pick_device(device))
-    facts = _measure(source, against, features, device=device, **options)
+    facts = measure(source, against, features, device=device, **options)
     facts["seconds"] = round(time.monotonic() - begin, 1)
     click.echo(json.dumps(facts, indent=2) if as_json else "\n".join(_lines(facts)))
 
 
-def _measure(
+def measure(
     name: str, against: str, features: "Features", *, device: str, num: int, seed: int, batch: int, **options: Any
 ) -> dict[str, Any]:
     """Everything that is printed, in plain types. Raises UserError, OSError, click.UsageError."""
