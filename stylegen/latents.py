@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,3 +47,19 @@ def one_hot(classes: Sequence[int], label_size: int) -> Tensor:
         if not 0 <= index < label_size:
             raise UserError(f"no class {index}; this network's classes are 0 to {label_size - 1}")
     return torch.eye(label_size)[list(classes)]
+
+
+@torch.inference_mode()
+def class_averages(G: Any, labels: Tensor, count: int = 4096) -> Tensor:
+    """The average w [N, style_size] of each label [N, label_size] of a conditional StyleGAN, over `count` latents.
+
+    Truncation towards the average of all classes (`w_avg`, the official one) draws them together, towards what is none
+    of them; towards a class's own it keeps the class: a centre for each mode, as in Mokady et al. 2022, Self-Distilled
+    StyleGAN. The latents are always the same.
+    """
+    if not len(labels):
+        return labels.new_empty(0, G.config.style_size)
+    kinds, which = labels.unique(dim=0, return_inverse=True)
+    z = torch.from_numpy(np.random.RandomState(0).randn(count, G.config.latent_size).astype(np.float32))
+    z = z.to(labels.device)
+    return torch.stack([G.mapping(z, kind.expand(count, -1))[:, 0].mean(0) for kind in kinds])[which]

@@ -20,7 +20,7 @@ from stylegen.config import (
     ScheduleConfig,
 )
 from stylegen.images import to_uint8
-from stylegen.latents import latents, one_hot
+from stylegen.latents import class_averages, latents, one_hot
 from stylegen.networks import build_generator
 from stylegen.tools.cli import cli
 from stylegen.training.state import fresh
@@ -154,11 +154,28 @@ def test_classes(networks, tmp_path):
     assert saved["classes"].tolist() == [0, 1, 2]
     assert (tmp_path / "drawn" / "seed0002.png").read_bytes() == (tmp_path / "dog" / "seed0002.png").read_bytes()
     G, _ = load_network(network)
+    labels = one_hot([0, 1, 2], 3)
     with torch.inference_mode():
-        w = G.truncate(G.mapping(latents([0, 1, 2], 8), one_hot([0, 1, 2], 3)), 0.7, 8)
-    np.testing.assert_allclose(saved["w"], w, rtol=1e-5, atol=1e-6)
+        own, w = class_averages(G, labels), G.mapping(latents([0, 1, 2], 8), labels)
+        expected = G.truncate(w, 0.7, 8, own), G.truncate(w, 0.7, 8)
+    np.testing.assert_allclose(saved["w"], expected[0], rtol=1e-5, atol=1e-6)
+    made(network, tmp_path / "all", "--npz", "--trunc-to", "all")
+    np.testing.assert_allclose(np.load(tmp_path / "all" / "latents.npz")["w"], expected[1], rtol=1e-5, atol=1e-6)
     assert "it has 0 to 2 or cat, 2, dog" in one_line(generate(network, tmp_path / "x", "--class", "3"), 2)
     assert "this network has no classes" in one_line(generate(networks["rgb"], tmp_path / "x", "--class", "0"), 2)
+
+
+def test_classes_keep_their_own_averages(networks, tmp_path):
+    means = made(networks["classes"], tmp_path, "--seeds", "0-5", "--trunc", "0", "--trunc-cutoff", "all")
+    assert (means[:3] == means[3:]).all()
+    assert len({mean.tobytes() for mean in means}) == 3
+    G, _ = load_network(networks["classes"])
+    labels = one_hot([2, 0, 2], 3)
+    with torch.inference_mode():
+        z = torch.randn(20_000, 8, generator=torch.Generator().manual_seed(0))
+        expected = torch.stack([G.mapping(z, label.expand(20_000, -1))[:, 0].mean(0) for label in labels])
+    np.testing.assert_allclose(class_averages(G, labels), expected, atol=0.05 * float(expected.std()))
+    assert class_averages(G, labels[:0]).shape == (0, 8)
 
 
 def test_saved_latents(networks, tmp_path):

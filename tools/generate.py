@@ -45,6 +45,9 @@ class LayersType(click.ParamType):
     "--trunc", "psi", type=FiniteType(), default=0.7, show_default=True, help="Truncation psi: 1 none, 0 the mean."
 )
 @click.option("--trunc-cutoff", "cutoff", type=LayersType(), default=8, show_default=True, help='Or "all".')
+@click.option(
+    "--trunc-to", "towards", type=click.Choice(["class", "all"]), default="class", show_default=True, help="Whose mean."
+)
 @click.option("--class", "klass", metavar="CLASS", help="Index or name of the class.  [default: seed mod classes]")
 @click.option("--noise-mode", "noise", type=click.Choice(NOISE_MODES), default="const", show_default=True)
 @click.option("--resolution", type=SizeType(), help="A level of the network.  [default: the one it is trained to]")
@@ -180,25 +183,30 @@ def render(
 ) -> Iterator[tuple[list[int], "Tensor", "Tensor", "Tensor | None"]]:
     """Batch by batch (seeds, pictures uint8 [n, C, H, W], z [n, latent_size], w [n, L, style_size] or None) on the CPU.
 
-    `settings` are those of G. Random noise is drawn from the seed, so those pictures are made one at a time.
+    `settings` are those of G, and `towards`: "class" truncates towards each class's own average. Random noise is drawn
+    from the seed, so those pictures are made one at a time.
     """
     import torch
     from tqdm import tqdm
 
     from stylegen.images import to_uint8
-    from stylegen.latents import latents, one_hot
+    from stylegen.latents import class_averages, latents, one_hot
 
     config, device = G.config, next(G.parameters()).device
-    psi, cutoff, noise = (settings.pop(name, None) for name in ("psi", "cutoff", "noise"))
+    psi, cutoff, towards, noise = (settings.pop(name, None) for name in ("psi", "cutoff", "towards", "noise"))
     batch = 1 if noise == "random" else batch
+    kinds = sorted(set(classes or ())) if towards == "class" and config.family == "stylegan" and psi != 1 else []
+    means = dict(zip(kinds, class_averages(G, one_hot(kinds, config.label_size).to(device)), strict=True))
     with tqdm(total=len(seeds), unit=" pictures", delay=1, leave=False, disable=None) as bar:
         for start in range(0, len(seeds), batch):
             part, w = seeds[start : start + batch], None
             z = latents(part, config.latent_size)
             with torch.inference_mode():
-                labels = one_hot(classes[start : start + batch], config.label_size).to(device) if classes else None
+                chosen = (classes or [])[start : start + batch]
+                labels = one_hot(chosen, config.label_size).to(device) if classes else None
                 if config.family == "stylegan":
-                    w = G.truncate(G.mapping(z.to(device), labels), psi, cutoff)
+                    centre = torch.stack([means[k] for k in chosen]) if means else None
+                    w = G.truncate(G.mapping(z.to(device), labels), psi, cutoff, centre)
                     generator = torch.Generator(device).manual_seed(part[0]) if noise == "random" else None
                     images = G.synthesis(w, noise=noise, generator=generator, **settings)
                 else:

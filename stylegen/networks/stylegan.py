@@ -118,11 +118,15 @@ class Generator(nn.Module):
         """z [N, latent_size], labels [N, label_size] -> w [N, num_layers, style_size], the same for every layer."""
         return self.map(z, labels)[:, None].expand(-1, self.num_layers, -1)
 
-    def truncate(self, w: Tensor, psi: float = 1.0, cutoff: int | None = 8) -> Tensor:
-        """w_avg + psi * (w - w_avg) in the first `cutoff` layers (section B of the paper); None truncates none."""
+    def truncate(self, w: Tensor, psi: float = 1.0, cutoff: int | None = 8, towards: Tensor | None = None) -> Tensor:
+        """w_avg + psi * (w - w_avg) in the first `cutoff` layers (section B of the paper); None truncates none.
+
+        `towards` [N, style_size] takes the place of w_avg, such as `latents.class_averages`.
+        """
         if psi == 1 or not cutoff:
             return w
-        return torch.cat([torch.lerp(self.w_avg.to(w.dtype), w[:, :cutoff], psi), w[:, cutoff:]], 1)
+        centre = self.w_avg if towards is None else towards[:, None]
+        return torch.cat([torch.lerp(centre.to(w.dtype), w[:, :cutoff], psi), w[:, cutoff:]], 1)
 
     @torch.no_grad()
     def update_w_avg(self, w: Tensor) -> None:
