@@ -1,0 +1,214 @@
+"""Trains generators that differ in one thing each, and compares them at equal images and at equal time.
+
+Prints two markdown tables; with --page they go between the page's marks, and a strip of samples a row into its images.
+Everything is kept in --work: the same command goes on where it was stopped, and what is finished is not done again.
+
+Time is that of one core's work, so that whatever else the machine does counts little: the run's seconds by the clock
+times the share of them that the processor gave it. As long as the first row takes for its pictures, so long does every
+row train for the second table, to the nearest kimg.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from stylegen.checkpoint import load_network, save_network
+from stylegen.config import Config, from_dict
+from stylegen.files import write_atomic
+from stylegen.images import grid, save_image, to_uint8
+from stylegen.latents import latents
+from stylegen.metrics.features import load
+from stylegen.tools.bench_measure import markdown, replace_section
+from stylegen.tools.metrics import measure
+from stylegen.training.state import STATE_NAME, fresh
+
+FIGURES = ("FID-lite0", "KID-lite0", "precision", "recall")
+EVERY_KIMG = 2  # snapshots, among which the one at equal time is found
+
+
+@dataclass(frozen=True)
+class Task:
+    preset: str
+    common: str  # what every row is trained with
+    kimg: int
+    last: int  # the last level
+    pictures: int  # in a strip
+
+
+TASKS = {
+    "fashion": Task("small-32", "", 40, 3, 10),
+    "emoji": Task("small-64", "--mirror", 20, 4, 6),
+}
+GROWTH = "--hold-kimg 2 --fade-kimg 2"
+PROGAN = "--set generator.family=progan --set generator.pixel_norm=true --set discriminator.family=progan"
+ROWS = {  # what a row is -> its options; those of the first are the ones that the others change
+    "StyleGAN": "",
+    "the same, seed 1": "--seed 1",
+    "the same, seed 2": "--seed 2",
+    "fixed resolution": "--set schedule.initial_level={last}",
+    "ProGAN": PROGAN,
+    "ProGAN, WGAN-GP": f"{PROGAN} --loss wgan-gp",
+    "DCGAN": "--preset dcgan-64",
+    "MLP": "--preset mlp-32",
+    "minimax": "--loss minimax",
+    "hinge": "--loss hinge",
+    "least squares": "--loss lsgan",
+    "relativistic": "--loss rpgan",
+    "WGAN": "--loss wgan",
+    "WGAN-GP": "--loss wgan-gp",
+    "feature matching": "--loss feature-matching",
+    "no mixing": "--set loss.mixing_probability=0",
+    "no R1": "--gamma 0",
+    "no minibatch stddev": "--set discriminator.mbstd_group=0",
+    "minibatch discrimination": "--set discriminator.mbstd_group=0 --set discriminator.mbdisc_features=16",
+}
+RAW = "no EMA"  # the first row's G itself
+
+
+@click.command()
+@click.argument("task", type=click.Choice(list(TASKS)))
+@click.argument("data")
+@click.option("--work", type=click.Path(path_type=Path), required=True, help="Where the runs are kept.")
+@click.option("--rows", help="Only these, between commas; the first row always.")
+@click.option("--num", default=2500, show_default=True, help="Fakes that are measured.")
+@click.option("--reals", default=10_000, show_default=True, help="Reals at most.")
+@click.option("--page", type=click.Path(path_type=Path), help="Write the tables between this page's marks.")
+def main(task: str, data: str, work: Path, rows: str | None, num: int, reals: int, page: Path | None) -> None:
+    torch.set_num_threads(1)
+    first, *others = ROWS
+    unknown = set(rows.split(",")) - set(ROWS) if rows else set()
+    if unknown:
+        raise click.UsageError(f"--rows: no {', '.join(unknown)}; there are {', '.join(ROWS)}")
+    kimg, images = TASKS[task].kimg, (page.parent if page else work) / f"images/compare-{task}"
+    header = ["network", "options", "kimg", "minutes", *FIGURES, "samples"]
+    equal, timed, minutes = [header], [header], 0.0
+
+    def add(table: list[list[str]], name: str, run: Run, network: Path) -> None:
+        cells = measured(network, data, num, reals)
+        image = images / f"{slug(name)}{'-early' if table is equal else ''}.png"
+        strip(network, image, TASKS[task].pictures)
+        spent = load_network(network)[1]["kimg"]
+        shown = f"![]({image.relative_to(images.parents[1])})"
+        table.append([name, run.told() or "-", f"{spent:.0f}", f"{run.minutes(spent):.1f}", *cells, shown])
+        click.echo(" | ".join(table[-1]), err=True)
+
+    for name in [first, *(name for name in others if rows is None or name in rows.split(","))]:
+        run = Run(TASKS[task], data, work / task / slug(name), ROWS[name])
+        run.train(kimg)
+        minutes = minutes or run.minutes(kimg)
+        add(equal, name, run, run.network(kimg))
+        if name == first:
+            add(equal, RAW, run, run.keep_raw(kimg))
+        add(timed, name, run, run.train_for(minutes))
+    tables = f"At equal images:\n\n{markdown(equal)}\n\nAt equal time:\n\n{markdown(timed)}"
+    click.echo(tables)
+    if page:
+        command = f"`python benchmarks/compare.py {task} {Path(data).name} --work runs/compare`"
+        replace_section(page, f"compare {task}", f"{command}\n\n{tables}")
+
+
+@dataclass
+class Run:
+    """One row's training: `stylegen train` in processes of one thread."""
+
+    task: Task
+    data: str
+    folder: Path
+    options: str
+
+    def told(self) -> str:
+        return f"`{self.options.format(last=self.task.last)}`" if self.options else ""
+
+    def train(self, kimg: int) -> None:
+        """Trains to `kimg`, or leaves it where it is further. Raises click.ClickException."""
+        if self.rows() and self.rows()[-1]["kimg"] >= kimg:
+            return
+        preset = "" if "--preset" in self.options else f"--preset {self.task.preset} {GROWTH}"
+        options = f"{preset} {self.task.common} {self.options.format(last=self.task.last)}".split()
+        often = ["--snapshot-kimg", str(EVERY_KIMG), "--preview-kimg", "1000", "--kimg", str(kimg), "--resume"]
+        command = ["train", self.data, "--out", str(self.folder), "--precision", "auto", *options, *often]
+        click.echo(f"stylegen {' '.join(command)}", err=True)
+        begin = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "stylegen.tools.cli", *command], env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            raise click.ClickException(f"training {self.folder} failed; what it said is above")
+        share = min((usage.ru_utime + usage.ru_stime) / (time.monotonic() - begin), 1.0)
+        write_atomic(self.folder / "share.json", json.dumps(share))
+
+    def rows(self) -> list[dict[str, Any]]:
+        stats = self.folder / "stats.jsonl"
+        return [json.loads(line) for line in stats.read_text().splitlines()] if stats.exists() else []
+
+    def minutes(self, kimg: float) -> float:
+        """Of one core, until `kimg`."""
+        share = json.loads((self.folder / "share.json").read_text())
+        elapsed = next(row["elapsed_sec"] for row in self.rows() if row["kimg"] >= kimg - 0.1)
+        return elapsed * share / 60
+
+    def train_for(self, minutes: float) -> Path:
+        """The network after so many minutes, trained on to there where the run is shorter."""
+        last = self.rows()[-1]["kimg"]
+        if (spent := self.minutes(last)) < minutes * 0.97:
+            rate = (last - last / 2) / (spent - self.minutes(last / 2))  # of the last half, which is at full size
+            self.train(round(last + (minutes - spent) * rate))
+        known = [int(path.stem[-6:]) for path in self.folder.glob("network-*.safetensors")]
+        return self.network(min(known, key=lambda kimg: abs(self.minutes(kimg) - minutes)))
+
+    def network(self, kimg: int) -> Path:
+        return self.folder / f"network-{kimg:06d}.safetensors"
+
+    def keep_raw(self, kimg: int) -> Path:
+        """G itself at `kimg`, taken from the state while that is there."""
+        path = self.folder / f"raw-{kimg:06d}.safetensors"
+        if not path.exists():
+            state = fresh(from_dict(Config, json.loads((self.folder / "config.json").read_text())), torch.device("cpu"))
+            state.load(self.folder / STATE_NAME)
+            provenance = load_network(self.network(kimg))[1]
+            assert state.images_seen == provenance["images_seen"]
+            save_network(path, state.G, provenance)
+        return path
+
+
+def slug(name: str) -> str:
+    return name.lower().replace(",", "").replace(" ", "-")
+
+
+def measured(network: Path, data: str, num: int, reals: int) -> list[str]:
+    """FIGURES of a network as cells, from beside it where they were measured before."""
+    usual: dict[str, Any] = {"klass": None, "mirror": None, "ppl": (), "level": 0.9}
+    key = f"{num} {reals} {hashlib.sha256(network.read_bytes()).hexdigest()}"
+    path = network.with_suffix(".figures.json")
+    found = json.loads(path.read_text()) if path.exists() else {"key": None}
+    if found["key"] != key:
+        facts = measure(
+            str(network), data, load("lite0"), device="cpu", num=num, reals=reals, seed=0, batch=32, **usual
+        )
+        found = {"key": key, "figures": facts["figures"]}
+        write_atomic(path, json.dumps(found))
+    figures = (found["figures"][name] for name in FIGURES)
+    return [f"{figure['value']:.3g} ({figure['low']:.3g} to {figure['high']:.3g})" for figure in figures]
+
+
+@torch.inference_mode()
+def strip(network: Path, path: Path, count: int) -> None:
+    """The first seeds' pictures side by side, untruncated."""
+    G, _ = load_network(network)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images = to_uint8(G(latents(list(range(count)), G.config.latent_size)))
+    save_image(grid(images, count, 1), path)
+
+
+if __name__ == "__main__":
+    main()

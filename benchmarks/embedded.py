@@ -1,0 +1,104 @@
+"""An embedded network beside real pictures: figures next to those of a held-out half of its data, and its nearest ones.
+
+One half of the data are the reals, the other half and as many fakes are measured against them: what the half gets is as
+good as it gets at that number of pictures. The picture shows samples over the training pictures that are nearest to
+them, by features, mirrored ones too where the network was trained on those.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from torch import Tensor
+
+from stylegen.checkpoint import load_network
+from stylegen.images import grid, save_image
+from stylegen.metrics.evaluate import Measurement, compare, embed
+from stylegen.metrics.features import Features, load
+from stylegen.tools.bench_measure import markdown, replace_section
+from stylegen.tools.generate import render
+from stylegen.training.dataset import Dataset, open_dataset
+from stylegen.training.measure import read, real_features
+from stylegen.training.threads import progress
+
+FIGURES = ("FID-lite0", "KID-lite0", "precision", "recall", "density", "coverage")
+SHOWN = 12  # samples in the picture
+NEAREST = 2  # training pictures under each
+
+
+def pictures(G: Any, count: int, psi: float) -> Iterator[Tensor]:
+    """Those of `stylegen generate --seeds 0-(count - 1) --trunc psi`, uint8 [n, C, H, W] at a time."""
+    seeds, classes = list(range(count)), G.config.label_size
+    settings = {"psi": psi, "cutoff": 8, "towards": "class", "noise": "const"}
+    for _, images, _, _ in render(G, seeds, [seed % classes for seed in seeds] if classes else None, 32, **settings):
+        yield images
+
+
+def show_nearest(G: Any, data: Dataset, indices: np.ndarray, real: Tensor, features: Features, path: Path) -> None:
+    """Samples (psi 0.7) in the top row, below each the nearest of the `data` at `indices`, of features `real`.
+
+    `real` may hold each picture twice, plain and mirrored, in blocks as `embed` leaves them.
+    """
+    images = torch.cat(list(pictures(G, SHOWN, 0.7)))
+    at = torch.cdist(features(images), real).topk(NEAREST, largest=False).indices
+    mirrored = len(real) == 2 * len(indices)
+    which = torch.arange(len(indices))
+    if mirrored:  # embed: 32 pictures, then their mirror images
+        which = torch.cat([torch.cat([part, -1 - part]) for part in which.split(32)])
+    rows = [images]
+    for k in range(NEAREST):
+        found = [int(which[i]) for i in at[:, k]]
+        chosen = indices[[i if i >= 0 else -1 - i for i in found]]
+        shown = torch.cat(list(read(data, chosen)))
+        rows.append(torch.stack([p.flip(2) if i < 0 else p for p, i in zip(shown, found, strict=True)]))
+    save_image(grid(torch.cat(rows), SHOWN, 1 + NEAREST), path)
+
+
+@click.command()
+@click.argument("network")
+@click.argument("data")
+@click.option("--num", default=5000, show_default=True, help="Pictures on either side; half of the data at most.")
+@click.option("--mirror", is_flag=True, help="The network was trained on mirror images too.")
+@click.option("--page", type=click.Path(path_type=Path), help="Write the table between this page's marks.")
+def main(network: str, data: str, num: int, mirror: bool, page: Path | None) -> None:
+    dataset, features = open_dataset(data), load("lite0")
+    G, _ = load_network(network)
+    name = Path(network).stem
+    order = np.random.RandomState(0).permutation(len(dataset))
+    num = min(num, len(order) // 2)
+    halves = order[:num], order[num : 2 * num]
+    real = real_features(dataset, halves[0], features, mirror=mirror)
+    sides = {"a held-out half of the data": real_features(dataset, halves[1], features, mirror=False)}
+    with progress(2 * num, "fakes") as bar:
+
+        def counted(batches: Iterator[Tensor]) -> Iterator[Tensor]:
+            for images in batches:
+                yield images
+                bar.update(len(images))
+
+        for psi in (1.0, 0.7):
+            sides[f"`{name}`, psi {psi:g}"] = embed(features, counted(pictures(G, num, psi)))
+    table = [["pictures", *FIGURES, "nearest real"]]
+    for side, vectors in sides.items():
+        figures = compare(real, vectors, "lite0", level=0.9, seed=0, wanted=FIGURES)
+        nearest = float(torch.cdist(vectors, real).min(1).values.median())
+        table.append([side, *(_cell(figures[key]) for key in FIGURES), f"{nearest:.3g}"])
+    text = markdown(table)
+    click.echo(text)
+    if page:
+        whole = real_features(dataset, order, features, mirror=mirror)
+        image = f"images/{name}-nearest.png"
+        show_nearest(G, dataset, order, whole, features, page.parent / image)
+        command = f"python benchmarks/embedded.py {name} {Path(data).name} --num {num}{' --mirror' if mirror else ''}"
+        replace_section(page, f"embedded {name}", f"`{command}`\n\n{text}\n\n![samples over their nearest]({image})")
+
+
+def _cell(figure: Measurement) -> str:
+    return f"{figure.value:.3g} ({figure.low:.3g} to {figure.high:.3g})"
+
+
+if __name__ == "__main__":
+    main()
