@@ -47,6 +47,21 @@ def test_intervals_hold_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(0.85 <= value <= 0.95 for value in shares.values()), shares
 
 
+def test_kid_near_zero() -> None:
+    """Where one dimension decides, and there the reals are off by 0 to 3 deviations of a mean of so many fakes."""
+    count, size, repeats = 200, 16, 200
+    spectrum = 1 / torch.arange(1, size + 1, dtype=torch.float64)
+    shares = []
+    for off in range(4):
+        real = normal(count, size) * spectrum
+        real -= real.mean(0)
+        real[:, 0] += off / count**0.5
+        found = [intervals.kid_interval(real, normal(count, size, 9 + i) * spectrum, subsets=1) for i in range(repeats)]
+        truth = sum(result.value for result in found) / repeats
+        shares.append(sum(result.low <= truth <= result.high for result in found) / repeats)
+    assert all(0.85 <= share <= 0.96 for share in shares), shares  # the lower end alone misses, with 5%, close to 0
+
+
 def test_values_are_those_of_the_distances() -> None:
     real, fake = normal(200, 6, 1), normal(150, 6, 2) * 1.2
     found = every(real, fake, 3)
@@ -91,7 +106,30 @@ def test_mmd_is_the_jackknifes() -> None:
         parts = [(a @ b.T / 3 + 1) ** 3 for a, b in ((rest, rest), (rest, real))]
         values.append((parts[0].sum() - parts[0].trace()) / (149 * 148) - 2 * parts[1].mean())
     jackknife = float(torch.stack(values).var(correction=0)) * 149
-    assert intervals.mmd_variance(real, fake) == pytest.approx(jackknife, rel=0.03)
+    assert intervals.mmd_moments(real, fake)[0] == pytest.approx(jackknife, rel=0.03)
+
+
+@pytest.mark.parametrize("x", [4.0, 6.0, 20.0])
+def test_skewed_is_chi_squares(x: float) -> None:
+    """x^2 - 1, of x normal around m, estimates m^2; the interval of m is x +- z."""
+    value = x * x - 1
+    found = intervals.skewed(value, 4 * value + 2, 4, 24 * value + 8, 0.9)
+    assert [end**0.5 for end in found[1:]] == pytest.approx([x - Z, x + Z], abs=0.02)
+    plain = intervals.skewed(value, 2, 1e-9, 1e-9, 0.9)
+    assert plain == pytest.approx(intervals.normal(value, 2, 0.9))
+    assert intervals.skewed(value, 2, 0, 0, 0.9) == intervals.normal(value, 2, 0.9)
+
+
+def test_moments_of_a_line() -> None:
+    """Close to 0 the cubic kernel is 1 + 3xy; at a distance of m deviations the MMD is a chi-square's, times 3s^2."""
+    count, s, m = 3000, 0.01, 0.1
+    real, fake = normal(2000, 1, 1), normal(count, 1, 2)
+    real, fake = s * (real - real.mean() + m), s * (fake - fake.mean())
+    variance, slope, third = intervals.mmd_moments(real, fake)
+    unit, delta = 3 * s**2 / count, m * m * count - 1
+    assert variance == pytest.approx(unit**2 * (4 * delta + 2), rel=0.05)
+    assert slope == pytest.approx(4 * unit, rel=0.1)
+    assert third == pytest.approx(unit**3 * (24 * delta + 8), rel=0.15)
 
 
 def test_pairs_of_independent_parts() -> None:

@@ -9,6 +9,7 @@ and more.
 
 None measures resampled pictures again: a repeated picture has a neighbour at distance 0, and in 1280 dimensions each
 FID takes its time. Variances come from a measure's expansion over the fakes (Hoeffding 1948), or from halves of them.
+Near 0, KID is skewed and the less certain the larger it is, and its interval is found accordingly.
 """
 
 from collections.abc import Callable
@@ -58,6 +59,34 @@ def normal(value: float, variance: float, level: float, least: float = 0.0) -> I
     """value +- quantile * deviation, no lower than `least`."""
     reach = quantile(level) * max(variance, 0.0) ** 0.5
     return Interval(value, max(value - reach, least), value + reach)
+
+
+def skewed(value: float, variance: float, slope: float, third: float, level: float) -> Interval:
+    """The truths for which value would be neither too high nor too low, where the measure's distribution is skewed.
+
+    variance and third, its second and third cumulants, are those for a truth at value; the variance grows by slope with
+    the truth and the third cumulant by 3/2 slope^2, as a noncentral chi-square's do. Quantiles are those of the gamma
+    distribution with these cumulants, whose cube root is about normal (Wilson and Hilferty 1931). Raises UserError.
+    """
+    z = quantile(level)
+    if min(variance, slope) <= 0:
+        return normal(value, variance, level, least=-float("inf"))
+
+    def excess(shift: float, z: float) -> float:
+        """How far the quantile of normal deviate z lies above value, for a truth at value + shift."""
+        spread = max(variance + slope * shift, 0.0) ** 0.5
+        skew = max(third + 1.5 * slope**2 * shift, 0.0) / spread**3 if spread else 0.0
+        if skew < 1e-6:
+            return shift + z * spread
+        return shift + 2 / skew * (max(1 + skew * z / 6 - skew**2 / 36, 0.0) ** 3 - 1) * spread
+
+    ends = []
+    for sign, below, above in ((1, -variance / slope, 0.0), (-1, 0.0, z * variance**0.5 + z * z * slope)):
+        for _ in range(100):
+            middle = (below + above) / 2
+            below, above = (middle, above) if excess(middle, sign * z) < 0 else (below, middle)
+        ends.append(value + above)
+    return Interval(value, *ends)
 
 
 def fid_variance(p: Gaussian, q: Gaussian, fakes: Tensor, seed: int = 0) -> float:
@@ -134,14 +163,15 @@ def kid_interval(
     """
     x, y = both(real, fake, at_least=3)
     mean, deviation = found or kid(x, y, subsets=subsets, subset_size=subset_size, seed=seed)
-    return normal(mean, mmd_variance(x, y) + deviation**2 / max(subsets - 1, 1), level, least=-float("inf"))
+    variance, slope, third = mmd_moments(x, y)
+    return skewed(mean, variance + deviation**2 / max(subsets - 1, 1), slope, third, level)
 
 
-def mmd_variance(x: Tensor, y: Tensor) -> float:
-    """The variance of the unbiased squared MMD of all fakes y [M, D] to reals x [N, D], over draws of M fakes.
+def mmd_moments(x: Tensor, y: Tensor) -> tuple[float, float, float]:
+    """Variance, its slope and third cumulant of the unbiased squared MMD of fakes y [M, D] to reals x [N, D].
 
-    To fixed reals it is a mean over pairs of fakes of k(y, y') - g(y) - g(y') plus a constant, g(y) being y's mean
-    kernel to the reals (Gretton et al. 2012, equation 3).
+    Over draws of M fakes. To fixed reals it is a mean over pairs of fakes of k(y, y') - g(y) - g(y') plus a constant,
+    g(y) being y's mean kernel to the reals (Gretton et al. 2012, equation 3).
     """
     g = torch.zeros(len(y), dtype=torch.float64, device=y.device)
     for block in x.split(BLOCK):
@@ -160,7 +190,35 @@ def mmd_variance(x: Tensor, y: Tensor) -> float:
             squares += float(h.square().sum()) * (1 if first == start else 2)
     pairs = len(y) * (len(y) - 1)
     by_pair = squares / pairs - (float(others.sum()) / pairs) ** 2
-    return pairs_variance(float((others / (len(y) - 1)).var()), by_pair, len(y) - 1, len(y))
+    own = others / (len(y) - 1)
+    variance = pairs_variance(float(own.var()), by_pair, len(y) - 1, len(y))
+    some = slice(None, None, -(-len(y) // BLOCK))
+    part, centre = y[some].double(), (own + g - middle - own.mean() / 2)[some]
+    centred = (cubic(part, part) - centre[:, None] - centre).fill_diagonal_(0)
+    return variance, *mmd_skew(centred, (own - own.mean())[some], variance, len(y))
+
+
+def mmd_skew(centred: Tensor, own: Tensor, variance: float, count: int) -> tuple[float, float]:
+    """The slope of the variance in the truth, and the third cumulant, of the squared MMD of `count` fakes.
+
+    centred [n, n], diagonal 0: the centred kernel of n of them; own [n]: the centred means of their pairs. The MMD is
+    about |d + e|^2 - E |e|^2, d being the difference of the mean embeddings and e normal, of covariance C / M: chi-
+    squares weighted by the eigenvalues of C (Gretton et al. 2012, theorem 12). Of that come the variance, 4 d'Cd / M +
+    2 tr C^2 / M^2, and the third cumulant, 24 d'C^2 d / M^2 + 8 tr C^3 / M^3. The slope is the regression of the first
+    on the MMD, d + e being put for d in both: the third cumulant's terms, the first of them at 2/3, over the variance.
+    d'C^2 d / d'Cd, a mean of eigenvalues, is taken for at most another, tr C^3 / tr C^2, which holds for all but the
+    steepest directions: in heavy tails a single fake may decide its estimate.
+    """
+    n = len(own)
+    square = centred @ centred
+    pairs = float(square.trace()) / (n * (n - 1))
+    triples = max(float((square * centred).sum()) / (n * (n - 1) * (n - 2)), 0.0)
+    if min(variance, pairs, triples) <= 0:
+        return 0.0, 0.0
+    through = float(own @ centred @ own) / (n * (n - 1)) - triples / count  # own holds e too
+    most = (variance * count / 2 - pairs / count) / 2 * triples / pairs
+    mixed, rest = 24 * max(min(through, most), 0.0) / count**2, 8 * triples / count**3
+    return (mixed * 2 / 3 + rest) / variance, mixed + rest
 
 
 def diversity_interval(features: Any, *, pairs: int = 50_000, level: float = LEVEL, seed: int = 0) -> Interval:
