@@ -1,7 +1,10 @@
 """How often a conditional generator makes the class that it was asked for, in the eyes of a small classifier.
 
-The classifier is trained on the real data, all but a tenth of it, which tells how far it can be trusted.
+The classifier is trained on the real data, all but a tenth of it, which tells how far it can be trusted. Prints a
+markdown table; with --page it goes between the page's marks.
 """
+
+from pathlib import Path
 
 import click
 import numpy as np
@@ -11,6 +14,7 @@ from torch.nn import functional as F
 
 from stylegen.checkpoint import load_network
 from stylegen.images import to_float
+from stylegen.tools.bench_measure import markdown, replace_section
 from stylegen.tools.generate import render
 from stylegen.training.dataset import open_dataset
 from stylegen.training.measure import read
@@ -52,7 +56,8 @@ def guesses(net: nn.Module, images: Tensor) -> Tensor:
 @click.option("--epochs", default=6, show_default=True)
 @click.option("--trunc", "psi", default=0.7, show_default=True)
 @click.option("--trunc-to", "towards", type=click.Choice(["class", "all"]), default="class", show_default=True)
-def main(network: str, data: str, num: int, epochs: int, psi: float, towards: str) -> None:
+@click.option("--page", type=click.Path(path_type=Path), help="Write the table between this page's marks.")
+def main(network: str, data: str, num: int, epochs: int, psi: float, towards: str, page: Path | None) -> None:
     torch.manual_seed(0)
     dataset = open_dataset(data)
     order = np.random.RandomState(0).permutation(len(dataset))
@@ -61,18 +66,22 @@ def main(network: str, data: str, num: int, epochs: int, psi: float, towards: st
     kept = len(images) // 10
     net = classifier(dataset.channels, dataset.size, dataset.label_size)
     fit(net, images[kept:], labels[kept:], epochs)
-    sure = (guesses(net, images[:kept]) == labels[:kept]).float().mean()
-    click.echo(f"classifier on {kept:,} real pictures that it has not seen: {sure:.1%}")
 
     G, provenance = load_network(network)
     asked = torch.arange(num) % dataset.label_size
     settings = {"psi": psi, "cutoff": 8, "towards": towards, "noise": "const"}
     made = [images for _, images, _, _ in render(G, list(range(num)), asked.tolist(), 100, **settings)]
-    right = guesses(net, torch.cat(made)) == asked
-    click.echo(f"agrees with the class asked for in {right.float().mean():.1%} of {num:,} fakes, psi {psi:g}")
-    for k in range(dataset.label_size):
-        name = (provenance.get("class_names") or dataset.class_names or range(dataset.label_size))[k]
-        click.echo(f"  {name}: {right[asked == k].float().mean():.0%}")
+    sides = [(labels[:kept], guesses(net, images[:kept])), (asked, guesses(net, torch.cat(made)))]
+    table = [["class", f"of {kept:,} held-out pictures", f"of {num:,} samples"]]
+    names = provenance.get("class_names") or dataset.class_names or [str(k) for k in range(dataset.label_size)]
+    for k, name in enumerate(names):
+        table.append([name, *(f"{(told == true)[true == k].float().mean():.0%}" for true, told in sides)])
+    table.append(["all", *(f"{(told == true).float().mean():.1%}" for true, told in sides)])
+    text = markdown(table)
+    click.echo(text)
+    if page:
+        command = f"python benchmarks/classes.py {Path(network).stem} {Path(data).name} --num {num} --trunc {psi:g}"
+        replace_section(page, "classes", f"`{command}`\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -2,23 +2,17 @@
 
 Prints two markdown tables; with --page they go between the page's marks, and a strip of samples a row into its images.
 Everything is kept in --work: the same command goes on where it was stopped, and what is finished is not done again.
-
-Time is that of one core's work, so that whatever else the machine does counts little: the run's seconds by the clock
-times the share of them that the processor gave it. As long as the first row takes for its pictures, so long does every
-row train for the second table, to the nearest kimg.
+As long as the first row takes for its pictures, of one core's work, so long does every row train for the second table.
 """
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+import runs
 import torch
 
 from stylegen.checkpoint import load_network, save_network
@@ -41,12 +35,13 @@ class Task:
     common: str  # what every row is trained with
     kimg: int
     last: int  # the last level
+    low: int  # a fifth of the preset's R1
     pictures: int  # in a strip
 
 
 TASKS = {
-    "fashion": Task("small-32", "", 40, 3, 10),
-    "emoji": Task("small-64", "--mirror", 20, 4, 6),
+    "fashion": Task("small-32", "", 32, 3, 1, 10),
+    "emoji": Task("small-64", "--mirror", 20, 4, 4, 6),
 }
 GROWTH = "--hold-kimg 2 --fade-kimg 2"
 PROGAN = "--set generator.family=progan --set generator.pixel_norm=true --set discriminator.family=progan"
@@ -67,6 +62,7 @@ ROWS = {  # what a row is -> its options; those of the first are the ones that t
     "WGAN-GP": "--loss wgan-gp",
     "feature matching": "--loss feature-matching",
     "no mixing": "--set loss.mixing_probability=0",
+    "a fifth of R1": "--gamma {low}",
     "no R1": "--gamma 0",
     "no minibatch stddev": "--set discriminator.mbstd_group=0",
     "minibatch discrimination": "--set discriminator.mbstd_group=0 --set discriminator.mbdisc_features=16",
@@ -98,11 +94,22 @@ def main(task: str, data: str, work: Path, rows: str | None, num: int, reals: in
         strip(network, image, TASKS[task].pictures)
         spent = load_network(network)[1]["kimg"]
         shown = f"![]({image.relative_to(images.parents[1])})"
-        table.append([name, run.told() or "-", f"{spent:.0f}", f"{run.minutes(spent):.1f}", *cells, shown])
+        table.append(
+            [
+                name,
+                f"`{run.options}`" if run.options else "-",
+                f"{spent:.0f}",
+                f"{run.minutes(spent):.1f}",
+                *cells,
+                shown,
+            ]
+        )
         click.echo(" | ".join(table[-1]), err=True)
 
     for name in [first, *(name for name in others if rows is None or name in rows.split(","))]:
-        run = Run(TASKS[task], data, work / task / slug(name), ROWS[name])
+        run = Run(
+            TASKS[task], data, work / task / slug(name), ROWS[name].format(last=TASKS[task].last, low=TASKS[task].low)
+        )
         run.train(kimg)
         minutes = minutes or run.minutes(kimg)
         add(equal, name, run, run.network(kimg))
@@ -118,50 +125,27 @@ def main(task: str, data: str, work: Path, rows: str | None, num: int, reals: in
 
 @dataclass
 class Run:
-    """One row's training: `stylegen train` in processes of one thread."""
+    """One row's training."""
 
     task: Task
     data: str
     folder: Path
     options: str
 
-    def told(self) -> str:
-        return f"`{self.options.format(last=self.task.last)}`" if self.options else ""
-
     def train(self, kimg: int) -> None:
-        """Trains to `kimg`, or leaves it where it is further. Raises click.ClickException."""
-        if self.rows() and self.rows()[-1]["kimg"] >= kimg:
-            return
         preset = "" if "--preset" in self.options else f"--preset {self.task.preset} {GROWTH}"
-        options = f"{preset} {self.task.common} {self.options.format(last=self.task.last)}".split()
-        often = ["--snapshot-kimg", str(EVERY_KIMG), "--preview-kimg", "1000", "--kimg", str(kimg), "--resume"]
-        command = ["train", self.data, "--out", str(self.folder), "--precision", "auto", *options, *often]
-        click.echo(f"stylegen {' '.join(command)}", err=True)
-        begin = time.monotonic()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "stylegen.tools.cli", *command], env=os.environ | {"OMP_NUM_THREADS": "1"}
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            raise click.ClickException(f"training {self.folder} failed; what it said is above")
-        share = min((usage.ru_utime + usage.ru_stime) / (time.monotonic() - begin), 1.0)
-        write_atomic(self.folder / "share.json", json.dumps(share))
-
-    def rows(self) -> list[dict[str, Any]]:
-        stats = self.folder / "stats.jsonl"
-        return [json.loads(line) for line in stats.read_text().splitlines()] if stats.exists() else []
+        options = f"{preset} {self.task.common} {self.options}".split()
+        often = ["--snapshot-kimg", str(EVERY_KIMG), "--preview-kimg", "1000"]
+        runs.train(self.data, self.folder, kimg, [*options, *often])
 
     def minutes(self, kimg: float) -> float:
-        """Of one core, until `kimg`."""
-        share = json.loads((self.folder / "share.json").read_text())
-        elapsed = next(row["elapsed_sec"] for row in self.rows() if row["kimg"] >= kimg - 0.1)
-        return elapsed * share / 60
+        return runs.minutes(self.folder, kimg)
 
     def train_for(self, minutes: float) -> Path:
         """The network after so many minutes, trained on to there where the run is shorter."""
-        last = self.rows()[-1]["kimg"]
+        last = runs.rows(self.folder)[-1]["kimg"]
         if (spent := self.minutes(last)) < minutes * 0.97:
-            rate = (last - last / 2) / (spent - self.minutes(last / 2))  # of the last half, which is at full size
+            rate = last / 2 / (spent - self.minutes(last / 2))  # of the last half, which is at full size
             self.train(round(last + (minutes - spent) * rate))
         known = [int(path.stem[-6:]) for path in self.folder.glob("network-*.safetensors")]
         return self.network(min(known, key=lambda kimg: abs(self.minutes(kimg) - minutes)))

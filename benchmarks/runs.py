@@ -1,0 +1,45 @@
+"""`stylegen train` for the benchmarks: in a process of one thread, and the time that it took of a core.
+
+Time is that of one core's work, so that whatever else the machine does counts little: the run's seconds by the clock
+times the share of them that the processor gave it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stylegen.files import write_atomic
+
+
+def train(data: str | Path, folder: Path, kimg: float, options: list[str]) -> None:
+    """Trains to `kimg` in `folder`, or leaves it where it is further. Raises click.ClickException."""
+    found = rows(folder)
+    if found and found[-1]["kimg"] >= kimg:
+        return
+    command = ["train", str(data), "--out", str(folder), "--kimg", str(kimg), "--resume", *options]
+    click.echo(f"stylegen {' '.join(command)}", err=True)
+    begin, environment = time.monotonic(), os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-m", "stylegen.tools.cli", *command], env=environment)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise click.ClickException(f"training {folder} failed; what it said is above")
+    share = (usage.ru_utime + usage.ru_stime) / (time.monotonic() - begin)
+    write_atomic(folder / "share.json", json.dumps(min(share, 1.0)))
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """Of stats.jsonl; none where there is no run yet."""
+    stats = folder / "stats.jsonl"
+    return [json.loads(line) for line in stats.read_text().splitlines()] if stats.exists() else []
+
+
+def minutes(folder: Path, kimg: float) -> float:
+    """Of one core, from the run's start until `kimg`."""
+    elapsed = next(row["elapsed_sec"] for row in rows(folder) if row["kimg"] >= kimg - 0.1)
+    return elapsed * json.loads((folder / "share.json").read_text()) / 60
