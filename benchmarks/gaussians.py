@@ -148,14 +148,14 @@ def cells(results: list[dict[str, Any]]) -> list[str]:
 
 
 def draw(path: Path, points: dict[str, Tensor]) -> None:
-    """A panel of points [N, 2] for each name, five in a row. Raises UserError without matplotlib."""
+    """A panel of points [N, 2] for each name, six in a row. Raises UserError without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UserError("drawing needs matplotlib; install it with `pip install matplotlib`") from error
-    rows = -(-len(points) // 5)
-    figure = Figure(figsize=(10, 2.2 * rows), layout="constrained")
-    panels = figure.subplots(rows, 5, squeeze=False).flat
+    rows = -(-len(points) // 6)
+    figure = Figure(figsize=(12, 2.3 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, 6, squeeze=False).flat)
     for panel in panels:
         panel.set_axis_off()
     for panel, (name, xy) in zip(panels, points.items(), strict=False):
