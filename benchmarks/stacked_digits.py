@@ -11,11 +11,7 @@ is kept in --work: the same command goes on where it was stopped, and what is fi
 import functools
 import hashlib
 import json
-import os
-import subprocess
-import sys
 import tarfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +21,7 @@ import numpy as np
 import torch
 from classes import classifier, fit, guesses
 from modes import divergence, kept, name_of
+from runs import minutes, train
 from torch import Tensor, nn
 
 from stylegen.checkpoint import load_network
@@ -119,24 +116,6 @@ def figures(modes: Tensor) -> dict[str, Any]:
     return {"modes": int((counts > 0).sum()), "kl": divergence(counts)}
 
 
-def run(options: str, data: Path, folder: Path, kimg: float) -> float:
-    """`stylegen train` until `kimg`; minutes of one core's work. Raises click.ClickException."""
-    often = ["--snapshot-kimg", str(kimg), "--preview-kimg", str(kimg), "--kimg", str(kimg), "--resume"]
-    command = ["train", str(data), "--out", str(folder), "--precision", "bf16", *options.split(), *often]
-    click.echo(f"stylegen {' '.join(command)}", err=True)
-    begin = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "stylegen.tools.cli", *command], env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise click.ClickException(f"training {folder} failed; what it said is above")
-    # The run's own clock counts the parts before an interruption too; others may have shared the processor.
-    share = min((usage.ru_utime + usage.ru_stime) / (time.monotonic() - begin), 1.0)
-    elapsed = json.loads((folder / "stats.jsonl").read_text().splitlines()[-1])["elapsed_sec"]
-    return elapsed * share / 60
-
-
 def build_stacks(digits: Digits, count: int, work: Path) -> Path:
     """The data set in `work`, built where it is not there yet."""
     path = work / f"stacks-{name_of({'digits': digits.digest(), 'stacks': count})}.zip"
@@ -171,9 +150,10 @@ def main(source: Path, work: Path, kimg: float, stacks: int, num: int, page: Pat
         return measured(images) | {"right": float(right.float().mean())}
 
     def fake(options: str, folder: Path) -> dict[str, Any]:
-        minutes = run(options, data, folder, kimg)
+        often = f"--precision bf16 --snapshot-kimg {kimg} --preview-kimg {kimg}"
+        train(data, folder, kimg, [*options.split(), *often.split()])
         G = Source(load_network(folder)[0], {}, None, 0)
-        return measured(torch.cat(list(fakes(G, num, 200)))) | {"minutes": minutes}
+        return measured(torch.cat(list(fakes(G, num, 200)))) | {"minutes": minutes(folder, kimg)}
 
     common = {"digits": digits.digest(), "num": num, "epochs": EPOCHS}
     found = kept(work / "results", common, real)
