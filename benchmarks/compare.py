@@ -44,7 +44,10 @@ TASKS = {
     "emoji": Task("small-64", "--mirror", 20, 4, 4, 6),
 }
 GROWTH = "--hold-kimg 2 --fade-kimg 2"
-PROGAN = "--set generator.family=progan --set generator.pixel_norm=true --set discriminator.family=progan"
+PROGAN = (
+    "--set generator.family=progan --set generator.pixel_norm=true --set discriminator.family=progan"
+    " --set loss.mixing_probability=0"
+)
 ROWS = {  # what a row is -> its options; those of the first are the ones that the others change
     "StyleGAN": "",
     "the same, seed 1": "--seed 1",
@@ -53,7 +56,7 @@ ROWS = {  # what a row is -> its options; those of the first are the ones that t
     "ProGAN": PROGAN,
     "ProGAN, WGAN-GP": f"{PROGAN} --loss wgan-gp",
     "DCGAN": "--preset dcgan-64",
-    "MLP": "--preset mlp-32",
+    "MLP": "--preset mlp-32 --resolution {side}",
     "minimax": "--loss minimax",
     "hinge": "--loss hinge",
     "least squares": "--loss lsgan",
@@ -106,10 +109,9 @@ def main(task: str, data: str, work: Path, rows: str | None, num: int, reals: in
         )
         click.echo(" | ".join(table[-1]), err=True)
 
+    settings = {"last": TASKS[task].last, "low": TASKS[task].low, "side": 4 << TASKS[task].last}
     for name in [first, *(name for name in others if rows is None or name in rows.split(","))]:
-        run = Run(
-            TASKS[task], data, work / task / slug(name), ROWS[name].format(last=TASKS[task].last, low=TASKS[task].low)
-        )
+        run = Run(TASKS[task], data, work / task / slug(name), ROWS[name].format(**settings))
         run.train(kimg)
         minutes = minutes or run.minutes(kimg)
         add(equal, name, run, run.network(kimg))
