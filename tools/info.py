@@ -111,11 +111,10 @@ def _lines(facts: dict[str, Any]) -> list[str]:
             ("parameters", f"{facts['parameters']:,}"),
             ("widths", "  ".join(f"{size}: {width}" for size, width in facts["widths"].items())),
         ]
-        rows += [
-            (k.replace("_", " "), v if isinstance(v, str) else json.dumps(v))
-            for k, v in provenance.items()
-            if k not in ("class_names", "resolution", "alpha")
-        ]
+        for key, value in provenance.items():
+            if key not in ("class_names", "resolution", "alpha"):
+                texts = _texts(value)
+                rows += zip([key.replace("_", " "), *[""] * (len(texts) - 1)], texts, strict=True)
     if "run" in facts:
         run = facts["run"]
         rows += [
@@ -128,6 +127,15 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         ]
     width = max(len(key) for key, _ in rows)
     return [f"{key:{width}}  {value}" for key, value in rows]
+
+
+def _texts(value: Any) -> list[str]:
+    """A line a part."""
+    if isinstance(value, dict):
+        return [f"{key} {text}" for key, text in value.items()] or ["none"]
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return value or ["none"]
+    return [value if isinstance(value, str) else json.dumps(value)]
 
 
 def _stage_text(resolution: str, alpha: float | None) -> str:
