@@ -35,19 +35,22 @@ from stylegen.training.levels import box_reduce
 from stylegen.training.rng import key
 
 MODES, EPOCHS, SHOWN = 1000, 12, 24
-SMALL = "--preset small-32 --set generator.fmap_max=32 --set discriminator.fmap_max=32"
-ALONE = "--set discriminator.mbstd_group=0"
+DCGAN, STYLEGAN = "--preset dcgan-64", "--preset small-32"
+NARROW = "--set discriminator.fmap_base=64"  # D a quarter as wide, weaker than G, as in the paper
+DISCRIMINATION = "--set discriminator.mbdisc_features=16"
 ROWS = {  # what a row is -> the options of `stylegen train`
-    "DCGAN, minimax": "--preset dcgan-64 --loss minimax --gamma 0",
-    "DCGAN, nonsaturating": "--preset dcgan-64 --loss nonsaturating --gamma 0",
-    "DCGAN, minibatch discrimination": (
-        "--preset dcgan-64 --loss nonsaturating --gamma 0 --set discriminator.mbdisc_features=16"
-    ),
-    "DCGAN, R1": "--preset dcgan-64 --loss nonsaturating --gamma 1",
-    "DCGAN, relativistic, R1 and R2": "--preset dcgan-64 --loss rpgan --gamma 1",
-    "StyleGAN": SMALL,
-    "StyleGAN, no minibatch stddev": f"{SMALL} {ALONE}",
-    "StyleGAN, no R1, no minibatch stddev": f"{SMALL} {ALONE} --gamma 0",
+    "DCGAN, minimax": f"{DCGAN} --loss minimax --gamma 0",
+    "DCGAN, nonsaturating": f"{DCGAN} --loss nonsaturating --gamma 0",
+    "DCGAN, minibatch discrimination": f"{DCGAN} --loss nonsaturating --gamma 0 {DISCRIMINATION}",
+    "DCGAN, R1": f"{DCGAN} --loss nonsaturating --gamma 1",
+    "DCGAN, relativistic, R1 and R2": f"{DCGAN} --loss rpgan --gamma 1",
+    "narrow D, nonsaturating": f"{DCGAN} {NARROW} --loss nonsaturating --gamma 0",
+    "narrow D, minibatch discrimination": f"{DCGAN} {NARROW} --loss nonsaturating --gamma 0 {DISCRIMINATION}",
+    "narrow D, R1": f"{DCGAN} {NARROW} --loss nonsaturating --gamma 1",
+    "narrow D, relativistic, R1 and R2": f"{DCGAN} {NARROW} --loss rpgan --gamma 1",
+    "StyleGAN": STYLEGAN,
+    "StyleGAN, weak R1": f"{STYLEGAN} --gamma 0.1",
+    "StyleGAN, weak R1, no minibatch stddev": f"{STYLEGAN} --gamma 0.1 --set discriminator.mbstd_group=0",
 }
 
 
@@ -130,7 +133,7 @@ def build_stacks(digits: Digits, count: int, work: Path) -> Path:
 @click.command()
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Where data, runs and results are kept.")
-@click.option("--kimg", default=250.0, show_default=True, help="Thousands of pictures that D sees.")
+@click.option("--kimg", default=160.0, show_default=True, help="Thousands of pictures that D sees.")
 @click.option("--stacks", default=50_000, show_default=True, help="Pictures of the data set.")
 @click.option("--num", default=26_000, show_default=True, help="Samples told apart.")
 @click.option("--page", type=click.Path(path_type=Path), help="Write the table between this page's marks.")
