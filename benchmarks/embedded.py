@@ -61,12 +61,11 @@ def show_nearest(G: Any, data: Dataset, indices: np.ndarray, real: Tensor, featu
 @click.argument("network")
 @click.argument("data")
 @click.option("--num", default=5000, show_default=True, help="Pictures on either side; half of the data at most.")
-@click.option("--mirror", is_flag=True, help="The network was trained on mirror images too.")
 @click.option("--page", type=click.Path(path_type=Path), help="Write the table between this page's marks.")
-def main(network: str, data: str, num: int, mirror: bool, page: Path | None) -> None:
+def main(network: str, data: str, num: int, page: Path | None) -> None:
     dataset, features = open_dataset(data), load("lite0")
-    G, _ = load_network(network)
-    name = Path(network).stem
+    G, provenance = load_network(network)
+    name, mirror = Path(network).stem, bool(provenance.get("mirror"))
     order = np.random.RandomState(0).permutation(len(dataset))
     num = min(num, len(order) // 2)
     halves = order[:num], order[num : 2 * num]
@@ -92,7 +91,7 @@ def main(network: str, data: str, num: int, mirror: bool, page: Path | None) -> 
         whole = real_features(dataset, order, features, mirror=mirror)
         image = f"images/{name}-nearest.png"
         show_nearest(G, dataset, order, whole, features, page.parent / image)
-        command = f"python benchmarks/embedded.py {name} {Path(data).name} --num {num}{' --mirror' if mirror else ''}"
+        command = f"python benchmarks/embedded.py {name} {Path(data).name} --num {num}"
         replace_section(page, f"embedded {name}", f"`{command}`\n\n{text}\n\n![samples over their nearest]({image})")
 
 

@@ -44,12 +44,13 @@ def embed_network(
     if source.stat().st_size > LARGEST:
         raise UserError(f"{source} has {source.stat().st_size:,} bytes; the package takes networks of {LARGEST:,}")
     G, provenance = load_network(source)
-    usual = {"reals": None, "klass": None, "mirror": None, "ppl": (), "level": 0.9}
+    config = from_dict(Config, json.loads((run / "config.json").read_text(encoding="utf-8")))
+    usual = {"reals": None, "klass": None, "mirror": config.training.mirror, "ppl": (), "level": 0.9}
     facts = measure(str(source), against, load("lite0"), device="cpu", num=num, seed=0, batch=32, **usual)
     rows = [json.loads(line) for line in (run / "stats.jsonl").read_text(encoding="utf-8").splitlines()]
     seconds = next(row["elapsed_sec"] for row in rows if row["kimg"] >= provenance["kimg"])
-    config = from_dict(Config, json.loads((run / "config.json").read_text(encoding="utf-8")))
     card = {
+        "mirror": config.training.mirror,
         "licence": licence,
         "minutes": round(seconds / 60),
         "overrides": overrides(config),

@@ -30,7 +30,7 @@ KINDS = ("z-full", "z-end", "w-full", "w-end")
 @click.option("--reals", type=click.IntRange(min=10), help="At most so many reals, drawn by the seed.  [default: all]")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option("--class", "klass", metavar="CLASS", help="Index or name: only this class, of fakes and reals.")
-@click.option("--mirror/--no-mirror", default=None, help="Reals and their mirror images.  [default: as the run trains]")
+@click.option("--mirror/--no-mirror", default=None, help="Reals and their mirror images.  [default: as in training]")
 @click.option("--features", "spec", metavar="F", default="lite0", show_default=True, help="Or pixels, or TorchScript.")
 @click.option("--ppl", type=click.Choice([*KINDS, "all"]), multiple=True, help="Measure this path length too.")
 @click.option("--pairs", type=click.IntRange(min=10), default=2_000, show_default=True, help="Paths for --ppl.")
@@ -131,7 +131,7 @@ def _network(name: str) -> Path | None:
 def _generator(
     network: Path, against: str, device: str, num: int, seed: int, klass: str | None
 ) -> tuple["Source", bool, "Dataset", "np.ndarray"]:
-    """(the generator, whether its run mirrors, the reals' data set, which of them count)."""
+    """(the generator, whether it was trained on mirror images, the reals' data set, which of them count)."""
     import numpy as np
 
     from stylegen.checkpoint import load_network
@@ -140,15 +140,13 @@ def _generator(
     from stylegen.precision import freeze, prepare
     from stylegen.training.dataset import open_dataset
     from stylegen.training.measure import draw_labels
-    from stylegen.training.state import saved_config
 
     from .generate import choose_classes, choose_stage
 
     G: Any  # of any family
     G, provenance = load_network(network)
     size, alpha = choose_stage(G.config, provenance, None)
-    state = network.parent / "state.ckpt"
-    mirror = saved_config(state)[0].training.mirror if state.is_file() else False
+    mirror = bool(provenance.get("mirror"))
     data = open_dataset(against, size=size)
     chosen, labels = np.arange(len(data)), None
     if klass is not None:

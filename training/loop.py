@@ -185,6 +185,7 @@ def provenance(state: TrainState, dataset: Dataset) -> dict[str, Any]:
         "resolution": list(stage.resolution),
         "alpha": stage.alpha,
         "seed": config.training.seed,
+        "mirror": config.training.mirror,
         "data": dataset.path.name,
         "data_digest": config.training.data_digest,
         "stylegen": __version__,
