@@ -37,12 +37,13 @@ demo: $(INSTALLED) ## train on the embedded emoji people for a minute or two, th
 	$(BIN)/stylegen generate --network demo/run --seeds 0-31 --grid 8x4 --out demo/samples
 	@echo "The grid is demo/samples/grid.png"
 
-bench: $(INSTALLED) ## measure this machine again and rewrite the tables of docs/performance.md (about ten minutes)
+bench: $(INSTALLED) ## measure this machine again and rewrite the tables of docs/performance.md and metrics.md (about ten minutes)
 	$(BIN)/stylegen bench ops --order channels_last --markdown docs/performance.md
 	$(BIN)/stylegen bench generate --resolution 64 --resolution 256 --resolution 1024 --batch 1 --batch 4 \
 		--markdown docs/performance.md
 	$(BIN)/stylegen bench train --markdown docs/performance.md
 	$(BIN)/stylegen bench data --markdown docs/performance.md
+	$(BIN)/stylegen bench metrics --markdown docs/metrics.md
 
 test: $(INSTALLED) ## run the tests
 	$(BIN)/pytest

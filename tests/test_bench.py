@@ -95,6 +95,19 @@ def test_data_into_a_page(tmp_path: Path) -> None:
     assert "| build 6 pictures of in at 16x16" in text
 
 
+def test_metrics_of_data_and_of_a_generator(tmp_path: Path) -> None:
+    config = GeneratorConfig(levels=3, label_size=3, latent_size=8, style_size=8, mapping_width=8, fmap_base=64)
+    save_network(tmp_path / "g.safetensors", build_generator(config), {})
+    source = data_zip(tmp_path / "in.zip", size=(32, 32), count=6)
+    network = tmp_path / "g.safetensors"
+    content = run(tmp_path / "m.json", "metrics", "--source", source, "--network", network, "--num", "9")
+    pictures, made = content["rows"]
+    assert (pictures["name"], made["name"]) == ("9 pictures of in, 32x32", "9 fakes of g, 16x16")
+    for line in content["rows"]:
+        assert line["pictures_sec"] == pytest.approx(9000 / line["median_ms"])
+        assert line["source_ms"] > 0
+
+
 def test_a_page_without_a_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "page.md").write_text("nothing here\n")
     result = invoke(["bench", "ops", "--quick", "--markdown", str(tmp_path / "page.md")], code=1)

@@ -69,7 +69,7 @@ def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 @click.group()
 def bench() -> None:
-    """Measure this machine: operators, pictures, training, data.
+    """Measure this machine: operators, pictures, training, data, metrics.
 
     Each figure is the median of repeated runs that take turns with runs of a baseline, so that a slow spell of the
     machine hits both. `ratio` says how many times faster than the baseline; `floor fraction` compares with the least
@@ -229,6 +229,36 @@ def data(sources: tuple[str, ...], size: int, workers: int, precision: str | Non
         yield from build(list(sources or [EMBEDDED]), size, workers, repeats)
 
     _finish("data", "cpu", floor, found(), (2 if quick else 5) + len(sources or [EMBEDDED]), common)
+
+
+@bench.command(short_help="Features of pictures for `stylegen metrics`.")
+@click.option("--source", "sources", multiple=True, metavar="DATA", help="A data set; may be repeated.")
+@click.option("--network", "networks", multiple=True, metavar="N", help="A generator; may be repeated.")
+@click.option("--num", type=click.IntRange(min=1), default=512, show_default=True, help="Pictures of each.")
+@_options(*_COMMON)
+def metrics(sources: tuple[str, ...], networks: tuple[str, ...], num: int, **common: Any) -> None:
+    """Time what `stylegen metrics` does with a picture: read or make it, scale it, run the feature network.
+
+    The baseline is that network alone; `source ms` is what reading or making the pictures takes, as part of the rest.
+    Without --source and --network all that is embedded is measured.
+
+    \b
+    Examples:
+      stylegen bench metrics
+      stylegen bench metrics --source faces.zip --network runs/faces
+    """
+    from stylegen.assets import embedded_networks
+
+    from .bench_data import EMBEDDED
+    from .bench_metrics import measure
+
+    if not sources and not networks:
+        sources, networks = (EMBEDDED,), tuple(embedded_networks())
+    quick = common["quick"]
+    repeats = common["repeats"] or (1 if quick else 5)
+    floor = _begin("cpu", [], common)
+    found = measure(list(sources), list(networks), min(num, 64) if quick else num, repeats)
+    _finish("metrics", "cpu", floor, found, len(sources) + len(networks), common)
 
 
 def _begin(device: str, dtypes: list[str], common: dict[str, Any]) -> "Floor":

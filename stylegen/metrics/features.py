@@ -41,7 +41,7 @@ class Features(Protocol):
 def load(spec: str, device: torch.device | str = "cpu") -> Features:
     """The features "lite0", "pixels", or those of a TorchScript file. Raises UserError."""
     if spec == "lite0":
-        return _Lite0(torch.device(device))
+        return Lite0Features(torch.device(device))
     if spec == "pixels":
         return _Pixels(torch.device(device))
     if not Path(spec).is_file():
@@ -64,14 +64,14 @@ def to_rgb(images: Tensor) -> Tensor:
     return images if images.shape[1] == 3 else images.expand(-1, 3, -1, -1)
 
 
-class _Lite0:
+class Lite0Features:
     name, dim, identity = "lite0", WIDTH, "lite0-1"
 
     def __init__(self, device: torch.device):
         self.device = device
         self.network: Lite0 = load_lite0().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def _input(self, images: Tensor) -> Tensor:
+    def prepare(self, images: Tensor) -> Tensor:
         """RGB float [N, 3, h, w], the longer side SIDE or SMALL_SIDE, by an antialiased triangle filter.
 
         Larger uint8 pictures are reduced as uint8 (as by Pillow; on the CPU), which is several times as fast.
@@ -86,12 +86,12 @@ class _Lite0:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        return self.network(self._input(images)).cpu()
+        return self.network(self.prepare(images)).cpu()
 
     @torch.inference_mode()
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """Zhang et al. 2018 (LPIPS), equation 1, with all weights 1: unit vectors of channels, averaged over places."""
-        pairs = zip(self.network.taps(self._input(a)), self.network.taps(self._input(b)), strict=True)
+        pairs = zip(self.network.taps(self.prepare(a)), self.network.taps(self.prepare(b)), strict=True)
         parts = [(F.normalize(x) - F.normalize(y)).square().sum(1).mean((1, 2)) for x, y in pairs]
         return torch.stack(parts).sum(0).cpu()
 
