@@ -29,8 +29,8 @@ def train(data: str | Path, folder: Path, kimg: float, options: list[str]) -> No
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise click.ClickException(f"training {folder} failed; what it said is above")
-    share = (usage.ru_utime + usage.ru_stime) / (time.monotonic() - begin)
-    write_atomic(folder / "share.json", json.dumps(min(share, 1.0)))
+    share = min((usage.ru_utime + usage.ru_stime) / (time.monotonic() - begin), 1.0)
+    write_atomic(folder / "shares.json", json.dumps([*shares(folder), [rows(folder)[-1]["elapsed_sec"], share]]))
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -39,7 +39,17 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stats.read_text().splitlines()] if stats.exists() else []
 
 
+def shares(folder: Path) -> list[list[float]]:
+    """Of each process that finished: the seconds of the run at its end, and its share of a core."""
+    path = folder / "shares.json"
+    return json.loads(path.read_text()) if path.exists() else []
+
+
 def minutes(folder: Path, kimg: float) -> float:
     """Of one core, from the run's start until `kimg`."""
-    elapsed = next(row["elapsed_sec"] for row in rows(folder) if row["kimg"] >= kimg - 0.1)
-    return elapsed * json.loads((folder / "share.json").read_text()) / 60
+    until = next(row["elapsed_sec"] for row in rows(folder) if row["kimg"] >= kimg - 0.1)
+    begin = seconds = 0.0
+    for end, share in shares(folder):
+        seconds += max(min(end, until) - begin, 0) * share
+        begin = end
+    return seconds / 60
