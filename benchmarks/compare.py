@@ -40,8 +40,8 @@ class Task:
 
 
 TASKS = {
-    "fashion": Task("small-32", "", 32, 3, 1, 10),
-    "emoji": Task("small-64", "--mirror", 20, 4, 4, 6),
+    "fashion": Task("small-32", "", 80, 3, 1, 10),
+    "emoji": Task("small-64", "--mirror", 60, 4, 4, 6),
 }
 GROWTH = "--hold-kimg 2 --fade-kimg 2"
 PROGAN = (
