@@ -158,8 +158,12 @@ def generate(
       stylegen bench generate --network runs/faces --batch 16
       stylegen bench generate --resolution 256 --resolution 512 --batch 1 --batch 4 --precision fp32
     """
+    from stylegen.checkpoint import resolve_network
+
     from .bench_networks import Generation, generate as measure, usual_precisions
 
+    if network:
+        resolve_network(network)  # refuses what is not there
     place = pick_device(device)
     chosen = list(precisions or usual_precisions(place))
     tasks = [
@@ -248,12 +252,17 @@ def metrics(sources: tuple[str, ...], networks: tuple[str, ...], num: int, **com
       stylegen bench metrics --source faces.zip --network runs/faces
     """
     from stylegen.assets import embedded_networks
+    from stylegen.checkpoint import resolve_network
+    from stylegen.training.dataset import open_dataset
 
     from .bench_data import EMBEDDED
     from .bench_metrics import measure
 
     if not sources and not networks:
         sources, networks = (EMBEDDED,), tuple(embedded_networks())
+    for check, names in ((open_dataset, sources), (resolve_network, networks)):
+        for name in names:
+            check(name)  # refuses what is not there
     quick = common["quick"]
     repeats = common["repeats"] or (1 if quick else 5)
     floor = _begin("cpu", [], common)

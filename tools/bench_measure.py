@@ -129,7 +129,7 @@ def machine_lines(facts: dict[str, Any], floor: Floor | None) -> Iterator[str]:
     """The machine in a few lines for people."""
     yield f"{facts['processor']}, {facts['processors']} processors, {facts['instructions']}; {facts['system']}"
     yield (
-        f"Python {facts['python']}, PyTorch {facts['torch']} on {facts['device']} with {facts['threads']} threads, "
+        f"Python {facts['python']}, PyTorch {facts['torch']} on {facts['device']}, threads: {facts['threads']}, "
         f"stylegen {facts['stylegen']}, kernels {facts['kernels']}; load before {facts.get('load_before', 'unknown')}"
     )
     if floor:
