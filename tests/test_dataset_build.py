@@ -256,6 +256,18 @@ def test_labels_of_folders(tmp_path: Path) -> None:
         built(tmp_path / "in" / "wrapped" / "cat", labels="folders")
 
 
+def test_class_names(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=noise(3, 8, 8), labels=np.array([1, 0, 1]))
+    dataset = built(tmp_path / "a.npz", class_names=["ant", "bee"])
+    assert (dataset.class_names, dataset.label_size) == (["ant", "bee"], 2)
+    for names in (["ant"], ["ant", "ant"], ["ant", "bee", "cat"]):
+        with pytest.raises(UserError, match="class names for the classes 0 to 1; give a name for each"):
+            built(tmp_path / "a.npz", class_names=names)
+    np.save(tmp_path / "b.npy", noise(3, 8, 8))
+    with pytest.raises(UserError, match="which has no classes; --labels tells"):
+        built(tmp_path / "b.npy", class_names=["ant"])
+
+
 @pytest.mark.parametrize("kind", ["json", "csv", "names.csv", "tsv", "npy", "vectors"])
 def test_labels_of_a_file(tmp_path: Path, kind: str) -> None:
     write_classes(tmp_path / "in")

@@ -89,9 +89,10 @@ def dataset() -> None:
     help="A class a sub-folder; none; or a file: dataset.json, `name,label` lines (.csv), .npy, IDX. "
     "Default: those that the source brings.",
 )
+@click.option("--class-names", metavar="A,B,...", help="What the classes 0, 1, ... are called, between commas.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Stop after N good pictures.")
 @_workers
-def build(source: Path, dest: Path, fit: str, channels: str | None, **options: Any) -> None:
+def build(source: Path, dest: Path, fit: str, channels: str | None, class_names: str | None, **options: Any) -> None:
     """Turn pictures of any kind into a data set.
 
     SOURCE is a folder or a zip of pictures (PNG, JPEG, WebP, GIF, TIFF, BMP), an IDX file (MNIST, Fashion-MNIST; .gz
@@ -113,7 +114,9 @@ def build(source: Path, dest: Path, fit: str, channels: str | None, **options: A
     from stylegen.training.pictures import describe
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the unfinished file is removed
-    built = build_dataset(source, dest, how=fit, channels=_CHANNELS[channels] if channels else None, **options)
+    options["channels"] = _CHANNELS[channels] if channels else None
+    options["class_names"] = [name.strip() for name in class_names.split(",")] if class_names else None
+    built = build_dataset(source, dest, how=fit, **options)
     classes = "" if built.classes is None else f", {built.classes} classes"
     click.echo(f"{dest}: {built.written} pictures, {describe(built.size, built.channels)}{classes}")
     if built.skipped:

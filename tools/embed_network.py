@@ -22,11 +22,8 @@ LARGEST = 8 * 10**6
 @click.option("--against", required=True, help="The data that it was trained on.")
 @click.option("--licence", required=True, help="Of the data, and where they come from.")
 @click.option("--limits", required=True, help="What it cannot do.")
-@click.option("--class-names", default="", help="Between commas, where the data has none.")
 @click.option("--num", default=10_000, show_default=True, help="Fakes that are measured.")
-def embed_network(
-    run: Path, name: str, network: str, against: str, licence: str, limits: str, class_names: str, num: int
-) -> None:
+def embed_network(run: Path, name: str, network: str, against: str, licence: str, limits: str, num: int) -> None:
     """Measure RUN's network and keep it in the package as NAME.
 
     \b
@@ -62,10 +59,6 @@ def embed_network(
     }
     path = Path(assets.__file__).parent / "networks" / f"{name}.safetensors"
     path.parent.mkdir(exist_ok=True)
-    if class_names:
-        card["class_names"] = class_names.split(",")
-        if len(card["class_names"]) != G.config.label_size:
-            raise UserError(f"--class-names has {len(card['class_names'])} names for {G.config.label_size} classes")
     save_network(path, G, provenance | card)
     click.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 

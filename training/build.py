@@ -6,7 +6,7 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +49,7 @@ def build_dataset(
     channels: int | None = None,
     background: Color | None = None,
     labels: str | None = None,
+    class_names: list[str] | None = None,
     limit: int | None = None,
     workers: int = 1,
 ) -> Built:
@@ -56,7 +57,8 @@ def build_dataset(
 
     size (height, width), None: the pictures' own, which must agree. how: "crop", "pad", "stretch". channels 1, 3, 4;
     None: 1 where every picture is gray, else 3 (4 for arrays of 4). background: under transparency and around padding.
-    labels: "folders", "none", a file, or None for those that the source brings. limit: the first so many good pictures.
+    labels: "folders", "none", a file, or None for those that the source brings. class_names: of the class indices
+    0, 1, ... where the source has none or others. limit: the first so many good pictures.
     Raises UserError, and OSError where `dest` cannot be written.
     """
     dest = Path(dest)
@@ -70,6 +72,7 @@ def build_dataset(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of pictures that are odd but good
         source = with_labels(open_source(source_path, leave_out=(dest, report)), labels)
+        source = _named(source, class_names) if class_names else source
         size = size or _common_size(source, workers)
         channels = channels or _common_channels(source, workers)
         if background is None:
@@ -85,6 +88,15 @@ def build_dataset(
     kept = {json.dumps(label) for label in written}
     classes = len(kept) if source.labels is not None and not isinstance(written[0], list) else None
     return Built(len(written), skipped, size, channels, classes, report if skipped else None)
+
+
+def _named(source: Source, names: list[str]) -> Source:
+    indices = [label for label in source.labels or () if label is not None]
+    if not indices or isinstance(indices[0], list):
+        raise UserError(f"class names for {source.path}, which has no classes; --labels tells where they come from")
+    if len(names) != max(indices) + 1 or len(set(names)) < len(names):
+        raise UserError(f"{len(set(names))} class names for the classes 0 to {max(indices)}; give a name for each")
+    return replace(source, class_names=names)
 
 
 def _converter(
