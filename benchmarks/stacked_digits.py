@@ -40,6 +40,8 @@ NARROW = "--set discriminator.fmap_base=64"  # D a quarter as wide, weaker than 
 DISCRIMINATION = "--set discriminator.mbdisc_features=16"
 ROWS = {  # what a row is -> the options of `stylegen train`
     "DCGAN, minimax": f"{DCGAN} --loss minimax --gamma 0",
+    "DCGAN, minimax, minibatch discrimination": f"{DCGAN} --loss minimax --gamma 0 {DISCRIMINATION}",
+    "DCGAN, minimax, R1": f"{DCGAN} --loss minimax --gamma 1",
     "DCGAN, nonsaturating": f"{DCGAN} --loss nonsaturating --gamma 0",
     "DCGAN, minibatch discrimination": f"{DCGAN} --loss nonsaturating --gamma 0 {DISCRIMINATION}",
     "DCGAN, R1": f"{DCGAN} --loss nonsaturating --gamma 1",
@@ -49,6 +51,7 @@ ROWS = {  # what a row is -> the options of `stylegen train`
     "narrow D, R1": f"{DCGAN} {NARROW} --loss nonsaturating --gamma 1",
     "narrow D, relativistic, R1 and R2": f"{DCGAN} {NARROW} --loss rpgan --gamma 1",
     "StyleGAN": STYLEGAN,
+    "StyleGAN, strong R1": f"{STYLEGAN} --gamma 5",
     "StyleGAN, weak R1": f"{STYLEGAN} --gamma 0.1",
     "StyleGAN, weak R1, no minibatch stddev": f"{STYLEGAN} --gamma 0.1 --set discriminator.mbstd_group=0",
 }
