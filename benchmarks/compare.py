@@ -17,9 +17,9 @@ import torch
 
 from stylegen.checkpoint import load_network, save_network
 from stylegen.config import Config, from_dict
-from stylegen.files import write_atomic
 from stylegen.images import grid, save_image, to_uint8
 from stylegen.latents import latents
+from stylegen.metrics.evaluate import Measurement
 from stylegen.metrics.features import load
 from stylegen.tools.bench_measure import markdown, replace_section
 from stylegen.tools.metrics import measure
@@ -174,17 +174,14 @@ def slug(name: str) -> str:
 def measured(network: Path, data: str, num: int, reals: int) -> list[str]:
     """FIGURES of a network as cells, from beside it where they were measured before."""
     usual: dict[str, Any] = {"klass": None, "mirror": None, "ppl": (), "level": 0.9}
-    key = f"{num} {reals} {hashlib.sha256(network.read_bytes()).hexdigest()}"
-    path = network.with_suffix(".figures.json")
-    found = json.loads(path.read_text()) if path.exists() else {"key": None}
-    if found["key"] != key:
-        facts = measure(
-            str(network), data, load("lite0"), device="cpu", num=num, reals=reals, seed=0, batch=32, **usual
-        )
-        found = {"key": key, "figures": facts["figures"]}
-        write_atomic(path, json.dumps(found))
-    figures = (found["figures"][name] for name in FIGURES)
-    return [f"{figure['value']:.3g} ({figure['low']:.3g} to {figure['high']:.3g})" for figure in figures]
+    usual |= {"device": "cpu", "num": num, "reals": reals, "seed": 0, "batch": 32}
+
+    def figures() -> dict[str, Any]:
+        return measure(str(network), data, load("lite0"), **usual)["figures"]
+
+    settings = {"network": hashlib.sha256(network.read_bytes()).hexdigest(), "num": num, "reals": reals}
+    found = runs.kept(network.parent / "figures", settings, figures)
+    return [Measurement(**found[name]).text(3) for name in FIGURES]
 
 
 @torch.inference_mode()

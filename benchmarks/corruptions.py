@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stylegen.metrics.evaluate import Measurement, compare, embed
+from stylegen.metrics.evaluate import compare, embed
 from stylegen.metrics.features import load
 from stylegen.tools.bench_measure import markdown, replace_section
 from stylegen.training.dataset import open_dataset
@@ -85,17 +85,11 @@ def main(data: str, num: int, page: Path | None) -> None:
             name: compare(real, vectors(spoil(images[num:], labels[num:])), "lite0", level=0.9, seed=0)
             for name, spoil in KINDS.items()
         }
-    table = markdown(
-        [["fakes", *COLUMNS], *([name, *map(_cell, (row[c] for c in COLUMNS))] for name, row in rows.items())]
-    )
+    table = markdown([["fakes", *COLUMNS], *([name, *(row[c].text(3) for c in COLUMNS)] for name, row in rows.items())])
     click.echo(table)
     if page:
         command = f"`python benchmarks/corruptions.py {Path(data).name} --num {num}`"
         replace_section(page, "corruptions", f"{command}\n\n{table}")
-
-
-def _cell(figure: Measurement) -> str:
-    return f"{figure.value:.3g} ({figure.low:.3g} to {figure.high:.3g})"
 
 
 if __name__ == "__main__":

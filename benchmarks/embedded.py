@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stylegen.checkpoint import load_network
 from stylegen.images import grid, save_image
-from stylegen.metrics.evaluate import Measurement, compare, embed
+from stylegen.metrics.evaluate import compare, embed
 from stylegen.metrics.features import Features, load
 from stylegen.tools.bench_measure import markdown, replace_section
 from stylegen.tools.generate import render
@@ -84,7 +84,7 @@ def main(network: str, data: str, num: int, page: Path | None) -> None:
     for side, vectors in sides.items():
         figures = compare(real, vectors, "lite0", level=0.9, seed=0, wanted=FIGURES)
         nearest = float(torch.cdist(vectors, real).min(1).values.median())
-        table.append([side, *(_cell(figures[key]) for key in FIGURES), f"{nearest:.3g}"])
+        table.append([side, *(figures[key].text(3) for key in FIGURES), f"{nearest:.3g}"])
     text = markdown(table)
     click.echo(text)
     if page:
@@ -93,10 +93,6 @@ def main(network: str, data: str, num: int, page: Path | None) -> None:
         show_nearest(G, dataset, order, whole, features, page.parent / image)
         command = f"python benchmarks/embedded.py {name} {Path(data).name} --num {num}"
         replace_section(page, f"embedded {name}", f"`{command}`\n\n{text}\n\n![samples over their nearest]({image})")
-
-
-def _cell(figure: Measurement) -> str:
-    return f"{figure.value:.3g} ({figure.low:.3g} to {figure.high:.3g})"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from typing import Any
 
 import click
 import torch
-from modes import divergence, kept
+from modes import divergence
+from runs import kept
 from torch import Tensor, nn
 
 from stylegen import presets

@@ -1,15 +1,7 @@
-"""What the benchmarks of mode coverage share: the divergence of counts, and results kept while their settings stand."""
-
-import hashlib
-import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+"""How evenly samples spread over modes."""
 
 import torch
 from torch import Tensor
-
-from stylegen.files import write_atomic
 
 
 def divergence(counts: Tensor) -> float:
@@ -23,19 +15,3 @@ def divergence(counts: Tensor) -> float:
         raise ValueError("no samples")
     shares = counts.double() / total
     return float(torch.special.xlogy(shares, shares * len(counts)).sum())
-
-
-def kept(folder: Path, settings: dict[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `make` returns, from a file in `folder` where it was made with the same settings before. Raises OSError."""
-    path = folder / f"{name_of(settings)}.json"
-    if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))["result"]
-    result = make()
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps({"settings": settings, "result": result}))
-    return result
-
-
-def name_of(settings: dict[str, Any]) -> str:
-    """Hex digits that change with the settings."""
-    return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -1,14 +1,16 @@
-"""`stylegen train` for the benchmarks: in a process of one thread, and the time that it took of a core.
+"""`stylegen train` for the benchmarks: in a process of one thread, and the time that it took of a core; results kept.
 
 Time is that of one core's work, so that whatever else the machine does counts little: the run's seconds by the clock
 times the share of them that the processor gave it.
 """
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +55,19 @@ def minutes(folder: Path, kimg: float) -> float:
         seconds += max(min(end, until) - begin, 0) * share
         begin = end
     return seconds / 60
+
+
+def kept(folder: Path, settings: dict[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `make` returns, from a file in `folder` where it was made with the same settings before. Raises OSError."""
+    path = folder / f"{name_of(settings)}.json"
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))["result"]
+    result = make()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps({"settings": settings, "result": result}))
+    return result
+
+
+def name_of(settings: dict[str, Any]) -> str:
+    """Hex digits that change with the settings."""
+    return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()

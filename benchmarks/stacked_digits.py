@@ -20,8 +20,8 @@ import click
 import numpy as np
 import torch
 from classes import classifier, fit, guesses
-from modes import divergence, kept, name_of
-from runs import minutes, train
+from modes import divergence
+from runs import kept, minutes, name_of, train
 from torch import Tensor, nn
 
 from stylegen.checkpoint import load_network

@@ -15,7 +15,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from gaussians import MODES, ROWS, configure, draw_data, figures, measure
-from modes import divergence, kept
+from modes import divergence
+from runs import kept
 from stacked_digits import Digits, figures as digit_figures, read_digits, stack, told
 
 from stylegen.errors import UserError

@@ -33,6 +33,7 @@ def embed_network(run: Path, name: str, network: str, against: str, licence: str
     """
     from stylegen.checkpoint import load_network, resolve_network, save_network
     from stylegen.config import Config, from_dict
+    from stylegen.metrics.evaluate import Measurement
     from stylegen.metrics.features import load
 
     from .metrics import measure
@@ -51,9 +52,7 @@ def embed_network(run: Path, name: str, network: str, against: str, licence: str
         "licence": licence,
         "minutes": round(seconds / 60),
         "overrides": overrides(config),
-        "figures": {
-            key: f"{v['value']:.4g} ({v['low']:.4g} to {v['high']:.4g})" for key, v in facts["figures"].items()
-        },
+        "figures": {key: Measurement(**figure).text() for key, figure in facts["figures"].items()},
         "figures of": f"{facts['fakes']:,} fakes, {facts['reals']:,} reals" + (", mirrored" if facts["mirror"] else ""),
         "limits": limits,
     }

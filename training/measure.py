@@ -109,10 +109,7 @@ def best_so_far(stats: Path, name: str, resolution: str) -> float | None:
 
 def told(figures: dict[str, Measurement]) -> dict[str, str]:
     """Name -> "FID-lite0 12.3 (11.9 to 12.7)"."""
-    return {
-        name: f"{label(name)} {figure.value:.4g} ({figure.low:.4g} to {figure.high:.4g})"
-        for name, figure in figures.items()
-    }
+    return {name: f"{label(name)} {figure.text()}" for name, figure in figures.items()}
 
 
 def numbers(figures: dict[str, Measurement], seconds: float) -> dict[str, float]:

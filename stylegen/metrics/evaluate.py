@@ -31,6 +31,10 @@ class Measurement:
     high: float
     spread: float | None = None
 
+    def text(self, digits: int = 4) -> str:
+        """ "12.34 (12 to 12.68)": the value and its interval."""
+        return f"{self.value:.{digits}g} ({self.low:.{digits}g} to {self.high:.{digits}g})"
+
 
 @dataclass(frozen=True)
 class Source:
