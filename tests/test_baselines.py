@@ -171,17 +171,19 @@ def test_batch_norm() -> None:
     torch.testing.assert_close(layer(x), F.layer_norm(x, x.shape[1:]))
 
 
-def test_minibatch_discrimination_by_hand() -> None:
-    """Salimans et al. 2016, section 3.2, one number at a time."""
-    layer, x = MinibatchDiscrimination(7, 3, 2, std=0.3, coef=0.5).double(), torch.randn(6, 7, dtype=torch.float64)
+@pytest.mark.parametrize("equalized", [False, True])
+def test_minibatch_discrimination_by_hand(equalized: bool) -> None:
+    """Salimans et al. 2016, section 3.2, one number at a time, but for the sum: here it is the mean."""
+    layer = MinibatchDiscrimination(7, 3, 2, equalized=equalized).double()
+    x = torch.randn(6, 7, dtype=torch.float64)
     found = layer(x, parts=2).detach().numpy()
-    matrices, T = x.numpy(), layer.weight.detach().numpy() * 0.5
+    matrices, T = x.numpy(), layer.weight.detach().numpy() * (7**-0.5 if equalized else 1)
     np.testing.assert_array_equal(found[:, :7], matrices)
     for i in range(6):
         batch = range(3) if i < 3 else range(3, 6)
         for b in range(3):
             m = matrices @ T[:, b]
-            expected = sum(np.exp(-np.abs(m[i] - m[j]).sum()) for j in batch)
+            expected = np.mean([np.exp(-np.abs(m[i] - m[j]).sum()) for j in batch])
             np.testing.assert_allclose(found[i, 7 + b], expected)
 
 

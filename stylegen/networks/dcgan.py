@@ -138,7 +138,7 @@ class Discriminator(nn.Module):
         pairs = zip(widths, widths[1:], norms, strict=False)
         self.layers = nn.ModuleList([Layer("down", a, b, norm, config.activation) for a, b, norm in pairs])
         width, n = widths[-1] * math.prod(config.base), config.mbdisc_features
-        self.mbdisc = MinibatchDiscrimination(width, n, config.mbdisc_size, PLAIN_STD, 1.0) if n else None
+        self.mbdisc = MinibatchDiscrimination(width, n, config.mbdisc_size) if n else None
         self.score = PlainDense(width + n, max(config.label_size, 1))
 
     def forward(

@@ -1,6 +1,5 @@
 """The parts that every progressive discriminator shares."""
 
-import math
 from typing import Protocol
 
 import torch
@@ -36,8 +35,7 @@ class DiscriminatorTail(nn.Module):
         self.dense1 = Dense(inner + config.mbdisc_features, outputs, gain=1.0)
         self.mbdisc: MinibatchDiscrimination | None = None
         if n := config.mbdisc_features:
-            coef = 1 / math.sqrt(inner)
-            self.mbdisc = MinibatchDiscrimination(inner, n, config.mbdisc_size, std=1.0, coef=coef)
+            self.mbdisc = MinibatchDiscrimination(inner, n, config.mbdisc_size, equalized=True)
 
     def forward(self, x: Tensor, parts: int = 1) -> Tensor:
         x = self.features(x, parts)

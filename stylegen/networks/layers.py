@@ -159,21 +159,23 @@ def minibatch_stddev(x: Tensor, group: int, features: int = 1, parts: int = 1) -
 class MinibatchDiscrimination(nn.Module):
     """Appends to every sample how near the others of its batch are: [N, fan_in] -> [N, fan_in + features].
 
-    Feature b of sample i is the sum over all samples j of exp(-|M_ib - M_jb|_1), where M = x T is [N, features, size]
-    (Salimans et al. 2016, "Improved Techniques for Training GANs", section 3.2). T starts with deviation `std` and is
-    multiplied by `coef` where it is used.
+    Feature b of sample i is the mean over all samples j of exp(-|M_ib - M_jb|_1), where M = x T is [N, features, size]
+    (Salimans et al. 2016, "Improved Techniques for Training GANs", section 3.2). There it is the sum, which drowns x in
+    large batches. The columns of T start with length 1, by their weights or, `equalized`, where they are used: samples
+    then differ by about as much as their features do.
     """
 
-    def __init__(self, fan_in: int, features: int, size: int, std: float, coef: float):
+    def __init__(self, fan_in: int, features: int, size: int, *, equalized: bool = False):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(fan_in, features, size) * std)
-        self.coef = coef
+        std = fan_in**-0.5
+        self.weight = nn.Parameter(torch.randn(fan_in, features, size) * (1.0 if equalized else std))
+        self.coef = std if equalized else 1.0
 
     def forward(self, x: Tensor, parts: int = 1) -> Tensor:
         """`parts`: how many equal batches, one after another, x holds; their samples do not mix."""
         m = torch.einsum("na,abc->nbc", x, self.weight * self.coef)
         m = m.reshape(parts, len(x) // parts, *m.shape[1:])
-        near = (m[:, :, None] - m[:, None]).abs().sum(-1).neg().exp().sum(2)
+        near = (m[:, :, None] - m[:, None]).abs().sum(-1).neg().exp().mean(2)
         return torch.cat([x, near.flatten(0, 1).to(x.dtype)], 1)
 
 

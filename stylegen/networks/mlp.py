@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from stylegen.config import DiscriminatorConfig, GeneratorConfig, resolution_of
 from stylegen.ops import bias_act
 
-from .layers import PLAIN_STD, MinibatchDiscrimination, PlainDense, Resolution, conditioned, level_of, limit, selected
+from .layers import MinibatchDiscrimination, PlainDense, Resolution, conditioned, level_of, limit, selected
 
 
 class Generator(nn.Module):
@@ -59,7 +59,7 @@ class Discriminator(nn.Module):
         widths = [inputs] + [width] * config.hidden_layers
         pairs = zip(widths, widths[1:], strict=False)
         self.hidden = nn.ModuleList([PlainDense(a, b * config.maxout_pieces) for a, b in pairs])
-        self.mbdisc = MinibatchDiscrimination(width, n, config.mbdisc_size, PLAIN_STD, 1.0) if n else None
+        self.mbdisc = MinibatchDiscrimination(width, n, config.mbdisc_size) if n else None
         self.score = PlainDense(width + n, max(config.label_size, 1))
 
     def forward(
