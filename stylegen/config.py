@@ -16,6 +16,7 @@ Table = dict[int, float]  # nominal resolution -> value
 OBJECTIVES = ("minimax", "nonsaturating", "wasserstein", "hinge", "least_squares", "relativistic")
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+AUGMENTATIONS = ("color", "translation", "cutout")
 METRICS = ("fid", "kid", "precision", "recall", "density", "coverage", "diversity")
 FUSED_SCALES = ("auto", "on", "off")
 ACTIVATIONS = ("lrelu", "relu")
@@ -140,6 +141,7 @@ class OptimizerConfig:
 class TrainingConfig:
     seed: int = 0
     mirror: bool = False
+    augment: tuple[str, ...] = ()  # of AUGMENTATIONS: how everything that D sees is altered
     data_digest: str = ""
     ema_half_life_kimg: float = 10.0  # 0: use ema_beta
     ema_rampup: float = 0.0  # the half-life is at most this share of the images seen; 0: no ramp-up

@@ -5,6 +5,7 @@ import math
 
 from .config import (
     ACTIVATIONS,
+    AUGMENTATIONS,
     FAMILIES,
     FUSED_SCALES,
     GROWING,
@@ -65,6 +66,8 @@ def validate(config: Config) -> Config:
     kimg = (output.snapshot_kimg, output.preview_kimg, output.metrics_kimg)
     _check(min(kimg) > 0, "output: kimg figures must be above 0")
     _check(output.metrics_num >= 50, f"output.metrics_num is {output.metrics_num}; give at least 50 pictures")
+    for name in config.training.augment:
+        _check(name in AUGMENTATIONS, f"there is no augmentation {name!r}; accepted: {', '.join(AUGMENTATIONS)}")
     for name in output.metrics:
         _check(name in METRICS, f"there is no metric {name!r}; accepted: {', '.join(METRICS)}")
     return config

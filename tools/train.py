@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stylegen.config import METRICS
+from stylegen.config import AUGMENTATIONS, METRICS
 from stylegen.errors import UserError
 from stylegen.presets import AUTO_GAMMA, LOSSES, PRESETS
 
@@ -27,6 +27,7 @@ FIELDS: dict[str, tuple[str, str | None]] = {
     "lr": ("schedule.lr_default", "schedule.lr"),
     "gamma": ("loss.r1_gamma", None),
     "mirror": ("training.mirror", None),
+    "augment": ("training.augment", None),
     "seed": ("training.seed", None),
     "precision": ("training.precision", None),
     "snapshot_kimg": ("output.snapshot_kimg", None),
@@ -77,6 +78,12 @@ class ListType(click.Choice):
     "--loss", type=click.Choice(list(LOSSES)), help="Objective with its usual regularisers.  [default: the preset's]"
 )
 @click.option("--mirror/--no-mirror", default=None, help="Flip half of the pictures.  [default: no]")
+@click.option(
+    "--augment",
+    type=ListType(AUGMENTATIONS),
+    metavar="LIST",
+    help=f"Alter all that D sees, for few pictures: {','.join(AUGMENTATIONS)}.  [default: no]",
+)
 @click.option("--cond/--no-cond", default=None, help="Train on the data's labels.  [default: no]")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.  [default: 0]")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
@@ -104,6 +111,7 @@ def train(
       stylegen train emoji-people-64 --out runs/people --preset small-32
       stylegen train photos.zip --out runs/photos --preset small-64 --mirror --kimg 800
       stylegen train photos.zip --out runs/photos --resume
+      stylegen train few.zip --out runs/few --mirror --augment color,translation,cutout
       stylegen train fashion.zip --out runs/fashion --preset small-32 --cond
       stylegen train faces.zip --out runs/faces --preset stylegan-1024 --resolution 256 --dry-run
       stylegen train faces.zip --out runs/wgan --loss wgan-gp --set loss.n_critic=2

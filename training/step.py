@@ -1,5 +1,6 @@
 """One training iteration: D steps, the average of G, a G step."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from stylegen.networks.layers import shared_kernels
 from stylegen.networks.stylegan import Generator as StyleGAN
 
 from . import ema, losses, optim, rng
+from .augment import augment
 from .dataset import Loader
 from .schedule import Stage, due, phase_of, stage_at
 from .state import TrainState
@@ -55,7 +57,7 @@ def d_step(state: TrainState, stage: Stage, reals: Tensor, labels: Tensor) -> St
     with shared_kernels(state.D):
         loss, stats = losses.d_loss(
             loss_config,
-            _discriminate(state, stage),
+            _discriminate(state, stage, _eyes(state, "d")),
             reals,
             fakes,
             labels,
@@ -75,9 +77,9 @@ def g_step(state: TrainState, stage: Stage, reals: Tensor, labels: Tensor) -> St
     """One update of G. `reals` matter to relativistic objectives and feature matching only."""
     state.D.requires_grad_(False)
     fakes = fake_images(state, stage, labels, "g")
-    loss, stats = losses.g_loss(
-        state.config.loss, _discriminate(state, stage), fakes, labels, reals=reals, features=_features(state, stage)
-    )
+    eyes = _eyes(state, "g")
+    discriminate, features = _discriminate(state, stage, eyes), _features(state, stage, eyes)
+    loss, stats = losses.g_loss(state.config.loss, discriminate, fakes, labels, reals=reals, features=features)
     optim.backward(loss, state.opt_g)
     state.D.requires_grad_(True)
     stats["skipped/g"] = torch.tensor(float(not optim.step(state.opt_g)))
@@ -112,14 +114,21 @@ def mixing_cut(config: Config, stage: Stage, uniform: list[float]) -> int:
     return 1 + int(uniform[1] * (2 * (stage.level + 1) - 1))
 
 
-def _discriminate(state: TrainState, stage: Stage) -> losses.Discriminate:
+def _eyes(state: TrainState, role: str) -> Callable[[Tensor], Tensor]:
+    """What D is shown in place of pictures: the same, or augmented; random numbers are new at every call."""
+    training = state.config.training
+    draw = rng.generator(training.seed, f"{role}/augment", state.images_seen)
+    return lambda images: augment(images, training.augment, draw)
+
+
+def _discriminate(state: TrainState, stage: Stage, eyes: Callable[[Tensor], Tensor]) -> losses.Discriminate:
     def discriminate(images: Tensor, labels: Tensor, parts: int) -> tuple[Tensor, Tensor | None]:
-        result = state.D(images, labels, resolution=stage.resolution, alpha=stage.alpha, parts=parts)
+        result = state.D(eyes(images), labels, resolution=stage.resolution, alpha=stage.alpha, parts=parts)
         return result if isinstance(result, tuple) else (result, None)
 
     return discriminate
 
 
-def _features(state: TrainState, stage: Stage) -> losses.Features:
+def _features(state: TrainState, stage: Stage, eyes: Callable[[Tensor], Tensor]) -> losses.Features:
     D: Any = state.D  # of any family
-    return lambda images: D.features(images, resolution=stage.resolution, alpha=stage.alpha)
+    return lambda images: D.features(eyes(images), resolution=stage.resolution, alpha=stage.alpha)
