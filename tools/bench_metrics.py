@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ def measure(sources: list[str], networks: list[str], count: int, repeats: int) -
         pictures = partial(read, data, np.arange(count) % len(data))
         yield _row(f"{count} pictures of {Path(name).stem}", pictures, data.size, features, count, repeats)
     for name in networks:
-        G, _ = load_network(name)
+        G: Any = load_network(name)[0]  # of any family
         classes = G.config.label_size
         labels = one_hot([k % classes for k in range(count)], classes) if classes else None
         pictures = partial(fakes, Source(freeze(prepare(G, "fp32")), {}, labels, 0), count, BATCH)
