@@ -48,12 +48,13 @@ def shares(folder: Path) -> list[list[float]]:
 
 
 def minutes(folder: Path, kimg: float) -> float:
-    """Of one core, from the run's start until `kimg`."""
+    """Of one core, from the run's start until `kimg`; a process that was stopped counts with its neighbour's share."""
     until = next(row["elapsed_sec"] for row in rows(folder) if row["kimg"] >= kimg - 0.1)
     begin = seconds = 0.0
-    for end, share in shares(folder):
+    parts = shares(folder)
+    for end, share in [*parts, [until, parts[-1][1]]]:
         seconds += max(min(end, until) - begin, 0) * share
-        begin = end
+        begin = max(begin, end)
     return seconds / 60
 
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from gaussians import MODES, ROWS, configure, draw_data, figures, measure
 from modes import divergence
-from runs import kept
+from runs import kept, minutes
 from stacked_digits import Digits, figures as digit_figures, read_digits, stack, told
 
 from stylegen.errors import UserError
@@ -99,3 +99,13 @@ def test_digits_are_read(tmp_path: Path) -> None:
         assert digits.pictures.shape == (20, 16, 16)
         assert digits.labels.tolist() == np.repeat(np.arange(10), 2).tolist()
         assert digits.pictures[:, 8, 8].tolist() == [round(25.5 * digit) for digit in digits.labels]
+
+
+# ---- runs.py: the time of a core ----
+
+
+def test_minutes_count_each_process_by_its_share(tmp_path: Path) -> None:
+    elapsed = [(1.0, 60), (2.0, 120), (3.0, 240), (4.0, 360)]
+    (tmp_path / "stats.jsonl").write_text("".join(json.dumps({"kimg": k, "elapsed_sec": s}) + "\n" for k, s in elapsed))
+    (tmp_path / "shares.json").write_text(json.dumps([[120, 0.5], [240, 1.0]]))
+    assert [minutes(tmp_path, kimg) for kimg in (1, 2, 3, 4)] == [0.5, 1, 3, 5]
