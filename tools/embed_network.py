@@ -74,7 +74,8 @@ def overrides(config: "Config") -> list[str]:
     for section in ("generator", "discriminator", "schedule", "loss", "optimizer", "training"):
         for key, value in ours[section].items():
             if value != theirs[section].get(key) and key not in ("data_digest", "total_kimg"):
-                differ.append(f"{section}.{key}={value}")
+                text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+                differ.append(f"{section}.{key}={text}")
     return differ
 
 
