@@ -9,12 +9,13 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from runs import publish
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stylegen.checkpoint import load_network
 from stylegen.images import to_float
-from stylegen.tools.bench_measure import markdown, replace_section
+from stylegen.tools.bench_measure import markdown
 from stylegen.tools.generate import render
 from stylegen.training.dataset import open_dataset
 from stylegen.training.measure import read
@@ -77,11 +78,7 @@ def main(network: str, data: str, num: int, epochs: int, psi: float, towards: st
     for k, name in enumerate(names):
         table.append([name, *(f"{(told == true)[true == k].float().mean():.0%}" for true, told in sides)])
     table.append(["all", *(f"{(told == true).float().mean():.1%}" for true, told in sides)])
-    text = markdown(table)
-    click.echo(text)
-    if page:
-        command = f"python benchmarks/classes.py {Path(network).stem} {Path(data).name} --num {num} --trunc {psi:g}"
-        replace_section(page, "classes", f"`{command}`\n\n{text}")
+    publish("classes", markdown(table), page)
 
 
 if __name__ == "__main__":

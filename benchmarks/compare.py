@@ -15,13 +15,14 @@ import click
 import runs
 import torch
 
+from stylegen import presets
 from stylegen.checkpoint import load_network, save_network
 from stylegen.config import Config, from_dict
 from stylegen.images import grid, save_image, to_uint8
 from stylegen.latents import latents
 from stylegen.metrics.evaluate import Measurement
 from stylegen.metrics.features import load
-from stylegen.tools.bench_measure import markdown, replace_section
+from stylegen.tools.bench_measure import markdown
 from stylegen.tools.metrics import measure
 from stylegen.training.state import STATE_NAME, fresh
 
@@ -34,15 +35,16 @@ class Task:
     preset: str
     common: str  # what every row is trained with
     kimg: int
-    last: int  # the last level
-    low: int  # a fifth of the preset's R1
     pictures: int  # in a strip
 
+    def options(self, row: str) -> str:
+        """Of a row: its side, last level and a fifth of R1 put in."""
+        side = int(self.preset.rpartition("-")[2])
+        base = presets.preset(self.preset, (side, side), 3, 0)
+        return ROWS[row].format(side=side, last=base.generator.levels - 1, low=f"{base.loss.r1_gamma / 5:g}")
 
-TASKS = {
-    "fashion": Task("small-32", "", 80, 3, 1, 10),
-    "emoji": Task("small-64", "--mirror", 60, 4, 4, 6),
-}
+
+TASKS = {"fashion": Task("small-32", "", 80, 10), "emoji": Task("small-64", "--mirror", 60, 6)}
 GROWTH = "--hold-kimg 2 --fade-kimg 2"
 PROGAN = (
     "--set generator.family=progan --set generator.pixel_norm=true --set discriminator.family=progan"
@@ -109,9 +111,8 @@ def main(task: str, data: str, work: Path, rows: str | None, num: int, reals: in
         )
         click.echo(" | ".join(table[-1]), err=True)
 
-    settings = {"last": TASKS[task].last, "low": TASKS[task].low, "side": 4 << TASKS[task].last}
     for name in [first, *(name for name in others if rows is None or name in rows.split(","))]:
-        run = Run(TASKS[task], data, work / task / slug(name), ROWS[name].format(**settings))
+        run = Run(TASKS[task], data, work / task / slug(name), TASKS[task].options(name))
         run.train(kimg)
         minutes = minutes or run.minutes(kimg)
         add(equal, name, run, run.network(kimg))
@@ -119,10 +120,7 @@ def main(task: str, data: str, work: Path, rows: str | None, num: int, reals: in
             add(equal, RAW, run, run.keep_raw(kimg))
         add(timed, name, run, run.train_for(minutes))
     tables = f"At equal images:\n\n{markdown(equal)}\n\nAt equal time:\n\n{markdown(timed)}"
-    click.echo(tables)
-    if page:
-        command = f"`python benchmarks/compare.py {task} {Path(data).name} --work runs/compare`"
-        replace_section(page, f"compare {task}", f"{command}\n\n{tables}")
+    runs.publish(f"compare {task}", tables, page)
 
 
 @dataclass

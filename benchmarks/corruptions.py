@@ -10,11 +10,12 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from runs import publish
 from torch import Tensor
 
 from stylegen.metrics.evaluate import compare, embed
 from stylegen.metrics.features import load
-from stylegen.tools.bench_measure import markdown, replace_section
+from stylegen.tools.bench_measure import markdown
 from stylegen.training.dataset import open_dataset
 from stylegen.training.measure import read
 from stylegen.training.threads import progress
@@ -86,10 +87,7 @@ def main(data: str, num: int, page: Path | None) -> None:
             for name, spoil in KINDS.items()
         }
     table = markdown([["fakes", *COLUMNS], *([name, *(row[c].text(3) for c in COLUMNS)] for name, row in rows.items())])
-    click.echo(table)
-    if page:
-        command = f"`python benchmarks/corruptions.py {Path(data).name} --num {num}`"
-        replace_section(page, "corruptions", f"{command}\n\n{table}")
+    publish("corruptions", table, page)
 
 
 if __name__ == "__main__":

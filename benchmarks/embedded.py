@@ -12,16 +12,17 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from runs import publish
 from torch import Tensor
 
 from stylegen.checkpoint import load_network
 from stylegen.images import grid, save_image
 from stylegen.metrics.evaluate import compare, embed
 from stylegen.metrics.features import Features, load
-from stylegen.tools.bench_measure import markdown, replace_section
+from stylegen.tools.bench_measure import markdown
 from stylegen.tools.generate import render
 from stylegen.training.dataset import Dataset, open_dataset
-from stylegen.training.measure import read, real_features
+from stylegen.training.measure import BATCH, read, real_features
 from stylegen.training.threads import progress
 
 FIGURES = ("FID-lite0", "KID-lite0", "precision", "recall", "density", "coverage")
@@ -33,26 +34,24 @@ def pictures(G: Any, count: int, psi: float) -> Iterator[Tensor]:
     """Those of `stylegen generate --seeds 0-(count - 1) --trunc psi`, uint8 [n, C, H, W] at a time."""
     seeds, classes = list(range(count)), G.config.label_size
     settings = {"psi": psi, "cutoff": 8, "towards": "class", "noise": "const"}
-    for _, images, _, _ in render(G, seeds, [seed % classes for seed in seeds] if classes else None, 32, **settings):
+    for _, images, _, _ in render(G, seeds, [seed % classes for seed in seeds] if classes else None, BATCH, **settings):
         yield images
 
 
-def show_nearest(G: Any, data: Dataset, indices: np.ndarray, real: Tensor, features: Features, path: Path) -> None:
-    """Samples (psi 0.7) in the top row, below each the nearest of the `data` at `indices`, of features `real`.
+def show_nearest(G: Any, data: Dataset, real: Tensor, features: Features, path: Path) -> None:
+    """Samples (psi 0.7) in the top row, below each the nearest of the `data`, of features `real`.
 
-    `real` may hold each picture twice, plain and mirrored, in blocks as `embed` leaves them.
+    `real` may hold each picture twice, plain and mirrored, in batches as `embed` leaves them.
     """
     images = torch.cat(list(pictures(G, SHOWN, 0.7)))
     at = torch.cdist(features(images), real).topk(NEAREST, largest=False).indices
-    mirrored = len(real) == 2 * len(indices)
-    which = torch.arange(len(indices))
-    if mirrored:  # embed: 32 pictures, then their mirror images
-        which = torch.cat([torch.cat([part, -1 - part]) for part in which.split(32)])
+    which = torch.arange(len(data))
+    if len(real) == 2 * len(data):  # a batch, then its mirror images
+        which = torch.cat([torch.cat([part, -1 - part]) for part in which.split(BATCH)])
     rows = [images]
     for k in range(NEAREST):
         found = [int(which[i]) for i in at[:, k]]
-        chosen = indices[[i if i >= 0 else -1 - i for i in found]]
-        shown = torch.cat(list(read(data, chosen)))
+        shown = torch.cat(list(read(data, np.array([i if i >= 0 else -1 - i for i in found]))))
         rows.append(torch.stack([p.flip(2) if i < 0 else p for p, i in zip(shown, found, strict=True)]))
     save_image(grid(torch.cat(rows), SHOWN, 1 + NEAREST), path)
 
@@ -86,13 +85,13 @@ def main(network: str, data: str, num: int, page: Path | None) -> None:
         nearest = float(torch.cdist(vectors, real).min(1).values.median())
         table.append([side, *(figures[key].text(3) for key in FIGURES), f"{nearest:.3g}"])
     text = markdown(table)
-    click.echo(text)
     if page:
-        whole = real_features(dataset, order, features, mirror=mirror)
+        everything = np.arange(len(dataset))  # as `stylegen metrics` has it, whose features are remembered
+        whole = real_features(dataset, everything, features, mirror=mirror)
         image = f"images/{name}-nearest.png"
-        show_nearest(G, dataset, order, whole, features, page.parent / image)
-        command = f"python benchmarks/embedded.py {name} {Path(data).name} --num {num}"
-        replace_section(page, f"embedded {name}", f"`{command}`\n\n{text}\n\n![samples over their nearest]({image})")
+        show_nearest(G, dataset, whole, features, page.parent / image)
+        text += f"\n\n![samples over their nearest]({image})"
+    publish(f"embedded {name}", text, page)
 
 
 if __name__ == "__main__":

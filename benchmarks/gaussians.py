@@ -18,7 +18,7 @@ from typing import Any
 import click
 import torch
 from modes import divergence
-from runs import kept
+from runs import kept, publish
 from torch import Tensor, nn
 
 from stylegen import presets
@@ -26,7 +26,7 @@ from stylegen.config import Config, override
 from stylegen.errors import UserError
 from stylegen.files import atomic_path
 from stylegen.networks.layers import PLAIN_STD, PlainDense
-from stylegen.tools.bench_measure import markdown, replace_section
+from stylegen.tools.bench_measure import markdown
 from stylegen.training import rng
 from stylegen.training.schedule import total_images
 from stylegen.training.state import TrainState, fresh
@@ -188,11 +188,8 @@ def main(work: Path, kimg: float, seeds: int, num: int, page: Path | None) -> No
             spent = statistics.median(result["seconds"] for result in results)
             table.append([name, f"`{row}`", f"{updates:,}", f"{spent:.0f}", *cells(results)])
             click.echo(" | ".join(table[-1]), err=True)
-    text = markdown(table)
-    click.echo(text)
     draw((page.parent / "images" if page else work) / "gaussians25.png", points)
-    if page:
-        replace_section(page, "gaussians", f"`python benchmarks/gaussians.py --work runs/gaussians`\n\n{text}")
+    publish("gaussians", markdown(table), page)
 
 
 if __name__ == "__main__":

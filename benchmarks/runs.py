@@ -1,4 +1,4 @@
-"""`stylegen train` for the benchmarks: in a process of one thread, and the time that it took of a core; results kept.
+"""What the benchmarks share: `stylegen train` in a process of one thread and its time, results kept and published.
 
 Time is that of one core's work, so that whatever else the machine does counts little: the run's seconds by the clock
 times the share of them that the processor gave it.
@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from stylegen.files import write_atomic
+from stylegen.tools.bench_measure import replace_section
 
 
 def train(data: str | Path, folder: Path, kimg: float, options: list[str]) -> None:
@@ -72,3 +73,26 @@ def kept(folder: Path, settings: dict[str, Any], make: Callable[[], dict[str, An
 def name_of(settings: dict[str, Any]) -> str:
     """Hex digits that change with the settings."""
     return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def publish(name: str, text: str, page: Path | None) -> None:
+    """Prints `text`, and puts it into a page between the marks of `name`, below the command that made it."""
+    click.echo(text)
+    if page:
+        replace_section(page, name, f"`{command()}`\n\n{text}")
+
+
+def command() -> str:
+    """The running script with what it was given: files without their folders, --work below runs/."""
+    ctx, parts = click.get_current_context(), [f"python benchmarks/{Path(sys.argv[0]).name}"]
+    for parameter in ctx.command.params:
+        assert parameter.name
+        given = ctx.get_parameter_source(parameter.name) == click.core.ParameterSource.COMMANDLINE
+        if not given or parameter.name == "page":
+            continue
+        value = str(ctx.params[parameter.name])
+        if isinstance(parameter, click.Argument):
+            parts.append(Path(value).name)
+        else:
+            parts.append(f"{parameter.opts[0]} {f'runs/{Path(value).name}' if parameter.name == 'work' else value}")
+    return " ".join(parts)

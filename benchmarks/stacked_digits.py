@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from classes import classifier, fit, guesses
 from modes import divergence
-from runs import kept, minutes, name_of, train
+from runs import kept, minutes, name_of, publish, train
 from torch import Tensor, nn
 
 from stylegen.checkpoint import load_network
@@ -29,7 +29,7 @@ from stylegen.errors import UserError
 from stylegen.images import grid, save_image
 from stylegen.metrics.evaluate import Source, fakes
 from stylegen.networks.layers import upscale
-from stylegen.tools.bench_measure import markdown, replace_section
+from stylegen.tools.bench_measure import markdown
 from stylegen.training.build import build_dataset
 from stylegen.training.levels import box_reduce
 from stylegen.training.rng import key
@@ -177,13 +177,9 @@ def main(source: Path, work: Path, kimg: float, stacks: int, num: int, page: Pat
         table.append([name, f"`{options}`", f"{kimg:g}", *figure])
         shown.append(found["shown"])
         click.echo(" | ".join(table[-1]), err=True)
-    text = f"{sure}\n\n{markdown(table)}"
-    click.echo(text)
     sheet = grid(torch.tensor(shown, dtype=torch.uint8).flatten(0, 1), SHOWN, len(shown))
     save_image(upscale(sheet[None])[0], (page.parent / "images" if page else work) / "stacked-digits.png")
-    if page:
-        command = f"`python benchmarks/stacked_digits.py {source.name} --work runs/stacked`"
-        replace_section(page, "stacked digits", f"{command}\n\n{text}")
+    publish("stacked digits", f"{sure}\n\n{markdown(table)}", page)
 
 
 if __name__ == "__main__":
