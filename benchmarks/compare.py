@@ -34,17 +34,19 @@ EVERY_KIMG = 2  # snapshots, among which the one at equal time is found
 class Task:
     preset: str
     common: str  # what every row is trained with
+    batch: int  # of the rows of that preset
     kimg: int
     pictures: int  # in a strip
 
     def options(self, row: str) -> str:
-        """Of a row: its side, last level and a fifth of R1 put in."""
+        """Of a row: its side, last level, a fifth of R1 and half the batch put in."""
         side = int(self.preset.rpartition("-")[2])
         base = presets.preset(self.preset, (side, side), 3, 0)
-        return ROWS[row].format(side=side, last=base.generator.levels - 1, low=f"{base.loss.r1_gamma / 5:g}")
+        words = {"side": side, "last": base.generator.levels - 1, "low": f"{base.loss.r1_gamma / 5:g}"}
+        return ROWS[row].format(**words, half=self.batch // 2)
 
 
-TASKS = {"fashion": Task("small-32", "", 80, 10), "emoji": Task("small-64", "--mirror", 60, 6)}
+TASKS = {"fashion": Task("small-32", "", 16, 80, 10), "emoji": Task("small-64", "--mirror", 8, 24, 6)}
 GROWTH = "--hold-kimg 2 --fade-kimg 2"
 PROGAN = (
     "--set generator.family=progan --set generator.pixel_norm=true --set discriminator.family=progan"
@@ -71,6 +73,7 @@ ROWS = {  # what a row is -> its options; those of the first are the ones that t
     "no R1": "--gamma 0",
     "no minibatch stddev": "--set discriminator.mbstd_group=0",
     "minibatch discrimination": "--set discriminator.mbstd_group=0 --set discriminator.mbdisc_features=16",
+    "half the batch": "--batch {half}",
 }
 RAW = "no EMA"  # the first row's G itself
 
@@ -79,16 +82,15 @@ RAW = "no EMA"  # the first row's G itself
 @click.argument("task", type=click.Choice(list(TASKS)))
 @click.argument("data")
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Where the runs are kept.")
-@click.option("--rows", help="Only these, between commas; the first row always.")
+@click.option("--row", "rows", multiple=True, help="Only this, and others that are given; the first row always.")
 @click.option("--num", default=2500, show_default=True, help="Fakes that are measured.")
 @click.option("--reals", default=10_000, show_default=True, help="Reals at most.")
 @click.option("--page", type=click.Path(path_type=Path), help="Write the tables between this page's marks.")
-def main(task: str, data: str, work: Path, rows: str | None, num: int, reals: int, page: Path | None) -> None:
+def main(task: str, data: str, work: Path, rows: tuple[str, ...], num: int, reals: int, page: Path | None) -> None:
     torch.set_num_threads(1)
     first, *others = ROWS
-    unknown = set(rows.split(",")) - set(ROWS) if rows else set()
-    if unknown:
-        raise click.UsageError(f"--rows: no {', '.join(unknown)}; there are {', '.join(ROWS)}")
+    if unknown := set(rows) - set(ROWS):
+        raise click.UsageError(f"--row: no {'; '.join(unknown)}; there are {'; '.join(ROWS)}")
     kimg, images = TASKS[task].kimg, (page.parent if page else work) / f"images/compare-{task}"
     header = ["network", "options", "kimg", "minutes", *FIGURES, "samples"]
     equal, timed, minutes = [header], [header], 0.0
@@ -111,7 +113,7 @@ def main(task: str, data: str, work: Path, rows: str | None, num: int, reals: in
         )
         click.echo(" | ".join(table[-1]), err=True)
 
-    for name in [first, *(name for name in others if rows is None or name in rows.split(","))]:
+    for name in [first, *(name for name in others if not rows or name in rows)]:
         run = Run(TASKS[task], data, work / task / slug(name), TASKS[task].options(name))
         run.train(kimg)
         minutes = minutes or run.minutes(kimg)
@@ -133,8 +135,8 @@ class Run:
     options: str
 
     def train(self, kimg: int) -> None:
-        preset = "" if "--preset" in self.options else f"--preset {self.task.preset} {GROWTH}"
-        options = f"{preset} {self.task.common} {self.options}".split()
+        base = "" if "--preset" in self.options else f"--preset {self.task.preset} {GROWTH} --batch {self.task.batch}"
+        options = f"{base} {self.task.common} {self.options}".split()
         often = ["--snapshot-kimg", str(EVERY_KIMG), "--preview-kimg", "1000"]
         runs.train(self.data, self.folder, kimg, [*options, *often])
 

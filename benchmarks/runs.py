@@ -7,6 +7,7 @@ times the share of them that the processor gave it.
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -90,9 +91,11 @@ def command() -> str:
         given = ctx.get_parameter_source(parameter.name) == click.core.ParameterSource.COMMANDLINE
         if not given or parameter.name == "page":
             continue
-        value = str(ctx.params[parameter.name])
+        value = ctx.params[parameter.name]
         if isinstance(parameter, click.Argument):
             parts.append(Path(value).name)
-        else:
-            parts.append(f"{parameter.opts[0]} {f'runs/{Path(value).name}' if parameter.name == 'work' else value}")
+            continue
+        for part in value if isinstance(value, tuple) else [value]:
+            text = f"runs/{Path(part).name}" if parameter.name == "work" else str(part)
+            parts.append(f"{parameter.opts[0]} {shlex.quote(text)}")
     return " ".join(parts)

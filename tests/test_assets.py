@@ -1,12 +1,20 @@
-"""The embedded data set is what its notice says."""
+"""The embedded data set is what its notice says; the embedded networks make the pictures of docs/."""
 
 import io
 import json
 import zipfile
+from pathlib import Path
 
+import numpy as np
+import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from stylegen import assets
+from stylegen.tools.cli import cli
+
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+SHEETS = {"emoji64": "0-127", "fashion32": "0-159"}  # network -> seeds of docs/images/NAME.png, 16 or 20 a row
 
 
 def test_emoji_people() -> None:
@@ -28,3 +36,23 @@ def test_names() -> None:
     assert assets.data_path("../assets/emoji-people-64") is None
     assert assets.network_path("missing") is None
     assert all(assets.network_path(name) for name in assets.embedded_networks())
+    assert assets.embedded_networks() == sorted(SHEETS)
+
+
+@pytest.mark.parametrize("name", SHEETS)
+def test_networks(name: str, tmp_path: Path) -> None:
+    path = assets.network_path(name)
+    assert path
+    assert path.stat().st_size < 8 * 10**6
+    shown = CliRunner().invoke(cli, ["info", name]).stdout
+    for fact in ("data", "licence", "preset", "overrides", "kimg", "minutes", "FID-lite0", "limits"):
+        assert f"\n{fact} " in shown or f" {fact} " in shown
+    sheet = Image.open(IMAGES / f"{name}.png")
+    side = int(name[-2:])
+    shape = f"{sheet.width // side}x{sheet.height // side}"
+    command = ["generate", "--network", name, "--seeds", SHEETS[name], "--grid", shape, "--out", str(tmp_path)]
+    result = CliRunner().invoke(cli, command)
+    assert result.exit_code == 0, result.output
+    made, known = (np.asarray(image).astype(int) for image in (Image.open(tmp_path / "grid.png"), sheet))
+    assert made.shape == known.shape
+    assert abs(made - known).mean() < 0.1  # other processors round differently

@@ -35,6 +35,7 @@ def embed_network(run: Path, name: str, network: str, against: str, licence: str
     from stylegen.config import Config, from_dict
     from stylegen.metrics.evaluate import Measurement
     from stylegen.metrics.features import load
+    from stylegen.training.dataset import open_dataset
 
     from .metrics import measure
 
@@ -56,6 +57,9 @@ def embed_network(run: Path, name: str, network: str, against: str, licence: str
         "figures of": f"{facts['fakes']:,} fakes, {facts['reals']:,} reals" + (", mirrored" if facts["mirror"] else ""),
         "limits": limits,
     }
+    names = open_dataset(against).class_names
+    if names and len(names) == G.config.label_size:  # the run may be older than they are
+        card["class_names"] = names
     path = Path(assets.__file__).parent / "networks" / f"{name}.safetensors"
     path.parent.mkdir(exist_ok=True)
     save_network(path, G, provenance | card)
