@@ -58,7 +58,7 @@ def embed_network(run: Path, name: str, network: str, against: str, licence: str
         "limits": limits,
     }
     names = open_dataset(against).class_names
-    if names and len(names) == G.config.label_size:  # the run may be older than they are
+    if names and len(names) == config.generator.label_size:  # the run may be older than they are
         card["class_names"] = names
     path = Path(assets.__file__).parent / "networks" / f"{name}.safetensors"
     path.parent.mkdir(exist_ok=True)
