@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from stylegen.checkpoint import load_network
 from stylegen.images import to_float
+from stylegen.latents import from_seeds
 from stylegen.tools.bench_measure import markdown
-from stylegen.tools.generate import render
+from stylegen.tools.rendering import render
 from stylegen.training.dataset import open_dataset
 from stylegen.training.measure import read
 from stylegen.training.threads import progress
@@ -70,8 +71,8 @@ def main(network: str, data: str, num: int, epochs: int, psi: float, towards: st
 
     G, provenance = load_network(network)
     asked = torch.arange(num) % dataset.label_size
-    settings = {"psi": psi, "cutoff": 8, "towards": towards, "noise": "const"}
-    made = [images for _, images, _, _ in render(G, list(range(num)), asked.tolist(), 100, **settings)]
+    given = from_seeds(range(num), G.config.latent_size, asked.tolist())
+    made = [images for _, images in render(G, given, 100, psi, towards=towards)]
     sides = [(labels[:kept], guesses(net, images[:kept])), (asked, guesses(net, torch.cat(made)))]
     table = [["class", f"of {kept:,} held-out pictures", f"of {num:,} samples"]]
     names = provenance.get("class_names") or dataset.class_names or [str(k) for k in range(dataset.label_size)]

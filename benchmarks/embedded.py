@@ -17,10 +17,11 @@ from torch import Tensor
 
 from stylegen.checkpoint import load_network
 from stylegen.images import grid, save_image
+from stylegen.latents import from_seeds
 from stylegen.metrics.evaluate import compare, embed
 from stylegen.metrics.features import Features, load
 from stylegen.tools.bench_measure import markdown
-from stylegen.tools.generate import render
+from stylegen.tools.rendering import render
 from stylegen.training.dataset import Dataset, open_dataset
 from stylegen.training.measure import BATCH, read, real_features
 from stylegen.training.threads import progress
@@ -33,8 +34,8 @@ NEAREST = 2  # training pictures under each
 def pictures(G: Any, count: int, psi: float) -> Iterator[Tensor]:
     """Those of `stylegen generate --seeds 0-(count - 1) --trunc psi`, uint8 [n, C, H, W] at a time."""
     seeds, classes = list(range(count)), G.config.label_size
-    settings = {"psi": psi, "cutoff": 8, "towards": "class", "noise": "const"}
-    for _, images, _, _ in render(G, seeds, [seed % classes for seed in seeds] if classes else None, BATCH, **settings):
+    given = from_seeds(seeds, G.config.latent_size, [seed % classes for seed in seeds] if classes else None)
+    for _, images in render(G, given, BATCH, psi):
         yield images
 
 

@@ -1,5 +1,6 @@
 """Checkpoints: safetensors files whose metadata holds JSON. Loading one cannot run code."""
 
+import hashlib
 import io
 import json
 import os
@@ -66,6 +67,17 @@ def load_network(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     G = build_generator(config)
     G.load_state_dict(tensors)
     return G.eval(), provenance
+
+
+def digest(G: nn.Module) -> str:
+    """16 hex digits that tell what G computes: of its config and tensors, not of where it comes from."""
+    text = json.dumps(configs.to_dict(G.config), sort_keys=True)
+    hashed = hashlib.sha256(text.encode())
+    for name, tensor in sorted(G.state_dict().items()):
+        hashed.update(
+            name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
+    return hashed.hexdigest()[:16]
 
 
 def outline(path: Path, config: configs.GeneratorConfig) -> nn.Module:

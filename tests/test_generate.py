@@ -185,7 +185,47 @@ def test_saved_latents(networks, tmp_path):
     assert np.array_equal(saved["z"], latents([0, 1, 2], 8).numpy())
     assert saved["w"].shape == (3, 6, 8)
     made(networks["progan"], tmp_path / "progan", "--npz")
-    assert set(np.load(tmp_path / "progan" / "latents.npz")) == {"seeds", "z"}
+    assert set(np.load(tmp_path / "progan" / "latents.npz")) == {"seeds", "z", "network"}
+
+
+@pytest.mark.parametrize("kind", ["rgb", "classes", "progan-classes"])
+def test_latents_files_are_seeds(networks, tmp_path, kind):
+    pictures = made(networks[kind], tmp_path / "a", "--npz", "--batch", "1")
+    again = made(networks[kind], tmp_path / "b", "--batch", "1", seeds=tmp_path / "a" / "latents.npz")
+    assert (again == pictures).all()
+    bare = {"w": np.load(tmp_path / "a" / "latents.npz").get("w"), "z": latents([0, 1, 2], 8).numpy()}
+    if kind == "rgb":  # a w for all layers; pictures without a seed
+        np.savez(tmp_path / "w.npz", w=bare["w"][:, 0])
+        result = generate(networks[kind], tmp_path / "c", seeds=tmp_path / "w.npz")
+        assert result.exit_code == 0
+        assert sorted(contents(tmp_path / "c")) == ["latent0000.png", "latent0001.png", "latent0002.png"]
+    np.savez(tmp_path / "z.npz", z=bare["z"])
+    options = [] if kind == "rgb" else ["--class", "1"]
+    assert generate(networks[kind], tmp_path / "d", *options, seeds=tmp_path / "z.npz").exit_code == 0
+    from_z = np.stack([np.asarray(Image.open(path)) for path in sorted((tmp_path / "d").iterdir())])
+    assert abs(from_z.astype(int) - made(networks[kind], tmp_path / "e", *options)).max() <= 1
+
+
+def test_latents_files_that_do_not_fit(networks, tmp_path):
+    def fails(message, code=1, kind="rgb", **arrays):
+        np.savez(tmp_path / "bad.npz", **arrays)
+        assert message in one_line(generate(networks[kind], tmp_path / "x", seeds=tmp_path / "bad.npz"), code)
+        assert not (tmp_path / "x").exists()
+
+    good = np.zeros((2, 6, 8), np.float32)
+    fails("its w is 2x5x8; this network takes 2x6x8", w=good[:, :5])
+    fails("its z is 2x7; this network takes 2x8", z=np.zeros((2, 7)))
+    fails("its seeds is 3; this network takes 2", w=good, seeds=np.arange(3))
+    fails("finite numbers of float32", w=good + np.nan)
+    fails("finite numbers of float32, not <U1", w=np.full((2, 6, 8), "a"))
+    fails("holds neither z nor w", seeds=np.arange(3))
+    fails("latents of another network (0123", w=good, network="0123456789abcdef")
+    fails("no class 3", kind="classes", z=np.zeros((1, 8)), classes=np.array([3]))
+    fails("is not an .npz of latents", w=np.array([None]))
+    (tmp_path / "text.npz").write_text("no archive")
+    message = one_line(generate(networks["rgb"], tmp_path / "x", seeds=tmp_path / "text.npz"), 1)
+    assert "is not an .npz of latents, as `stylegen generate --npz` writes it" in message
+    assert "there is no file" in one_line(generate(networks["rgb"], tmp_path / "x", seeds=tmp_path / "none.npz"), 2)
 
 
 def test_grid(networks, tmp_path):

@@ -141,7 +141,7 @@ def _generator(
     from stylegen.training.dataset import open_dataset
     from stylegen.training.measure import draw_labels
 
-    from .generate import choose_classes, choose_stage
+    from .rendering import choose_classes, choose_stage
 
     G: Any  # of any family
     G, provenance = load_network(network)

@@ -2,6 +2,7 @@
 
 import math
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+ALL_LAYERS = 1000  # more than any network has
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 
 
@@ -59,22 +61,37 @@ class SizeType(PairType):
 
 
 class SeedsType(click.ParamType):
-    """`0-7,42` -> [0, ..., 7, 42]."""
+    """`0-7,42` -> [0, ..., 7, 42]; the name of an .npz file of latents -> its Path."""
 
     name = "seeds"
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        return "SEEDS"
+        return "SEEDS|FILE"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int] | Path:
         from stylegen.latents import parse_seeds
 
-        if isinstance(value, list):
+        if isinstance(value, (list, Path)):
             return value
+        if value.endswith(".npz"):
+            return Path(value)
         try:
             return parse_seeds(value)
         except UserError as error:
             self.fail(str(error), param, ctx)
+
+
+class LayersType(click.ParamType):
+    """A number of layers, or "all"."""
+
+    name = "layers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if value == "all":
+            return ALL_LAYERS
+        if not str(value).isdecimal():
+            self.fail(f'{value!r} is neither a number of layers nor "all"', param, ctx)
+        return int(value)
 
 
 def pick_precision(name: str, device: "torch.device") -> str:

@@ -1,0 +1,233 @@
+"""Networks and latents as commands take them, and pictures of them."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import DEVICES, PRECISIONS, FiniteType, LayersType, SizeType, pick_device, pick_precision
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stylegen.config import GeneratorConfig
+    from stylegen.latents import Latents
+
+Size = tuple[int, int]
+
+NOISE_MODES = ("const", "random", "none")
+
+_NETWORK = [
+    click.option("--network", required=True, metavar="N", help="A network file, a run folder or an embedded name."),
+]
+_LOOKS = [
+    click.option(
+        "--trunc", "psi", type=FiniteType(), default=0.7, show_default=True, help="Truncation psi: 1 none, 0 the mean."
+    ),
+    click.option("--trunc-cutoff", "cutoff", type=LayersType(), default=8, show_default=True, help='Or "all".'),
+    click.option(
+        "--trunc-to",
+        "towards",
+        type=click.Choice(["class", "all"]),
+        default="class",
+        show_default=True,
+        help="Whose mean.",
+    ),
+    click.option("--noise-mode", "noise", type=click.Choice(NOISE_MODES), default="const", show_default=True),
+    click.option("--resolution", type=SizeType(), help="A level of the network.  [default: the one it is trained to]"),
+    click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Pictures at a time."),
+]
+_PLACE = [
+    click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True),
+    click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Arithmetic."),
+]
+
+
+def rendering_options(command: Callable) -> Callable:
+    """--network, how pictures look and where they are computed: the arguments of `open_network`."""
+    for option in reversed([*_NETWORK, *_LOOKS, *_PLACE]):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A generator that is ready to make pictures, and how they look: arguments of `render`."""
+
+    G: Any  # of any family
+    provenance: dict[str, Any]
+    networks: list[str]  # digests: its own, then those whose w it understands too
+    looks: dict[str, Any]
+
+    @property
+    def size(self) -> Size:
+        """(height, width) of its pictures."""
+        return self.looks["resolution"]
+
+    @property
+    def styled(self) -> bool:
+        """Whether it has styles w."""
+        return self.G.config.family == "stylegan"
+
+    def latents(self, given: "list[int] | Path", klass: str | None = None) -> "Latents":
+        """Those of seeds or of a file. Raises UserError, click.BadParameter for a class that there is not."""
+        from dataclasses import replace
+
+        import torch
+
+        from stylegen.latents import from_seeds, load_latents
+
+        config = self.G.config
+        if isinstance(given, Path):
+            found = load_latents(given, config, self.networks)
+            if found.w is not None or (found.classes is not None and klass is None):
+                return found
+            numbers = list(range(len(found))) if found.seeds is None else found.seeds.tolist()
+            classes = choose_classes(config, self.provenance, numbers, klass)
+            return found if classes is None else replace(found, classes=torch.tensor(classes))
+        classes = choose_classes(config, self.provenance, given, klass)
+        return from_seeds(given, config.latent_size, classes, self.networks[0])
+
+
+def open_network(
+    network: str,
+    resolution: Size | None,
+    device: str,
+    precision: str,
+    **looks: Any,
+) -> Opened:
+    """The network that these options mean. Raises UserError, click.UsageError."""
+    from stylegen.checkpoint import digest, load_network
+    from stylegen.precision import freeze, prepare
+
+    place = pick_device(device)
+    G: Any
+    G, provenance = load_network(network)
+    networks = [digest(G), *provenance.get("parents", ())]
+    size, alpha = choose_stage(G.config, provenance, resolution)
+    if G.config.family != "stylegan":
+        looks = _without_styles(looks, G.config.family)
+    looks |= {"resolution": size, "alpha": alpha}
+    return Opened(freeze(prepare(G.to(place), pick_precision(precision, place))), provenance, networks, looks)
+
+
+def choose_stage(config: "GeneratorConfig", provenance: dict[str, Any], wanted: Size | None) -> tuple[Size, float]:
+    """(resolution, alpha) to make pictures at: `wanted`, or what the network is trained to.
+
+    Raises click.BadParameter for what is not a level of the network.
+    """
+    from stylegen.config import levels_of, resolution_of, size_text
+
+    levels = [resolution_of(config, level) for level in levels_of(config)]
+    trained, alpha = tuple(provenance.get("resolution") or levels[-1]), provenance.get("alpha")
+    if wanted and wanted not in levels:
+        known = ", ".join(map(size_text, levels))
+        raise click.BadParameter(
+            f"{size_text(wanted)} is not a level of this network; it has {known}", param_hint="--resolution"
+        )
+    size = wanted or trained
+    if size > trained:
+        click.echo(
+            f"Note: the network is trained up to {size_text(trained)} so far; above that, expect noise.", err=True
+        )
+    return size, 1.0 if alpha is None or size != trained else alpha
+
+
+def choose_classes(
+    config: "GeneratorConfig", provenance: dict[str, Any], seeds: list[int], klass: str | None
+) -> list[int] | None:
+    """A class a seed, None for a network without: `klass` (a name, else an index), or the seed modulo the classes.
+
+    Raises click.BadParameter for a class that the network does not know.
+    """
+    count, names = config.label_size, provenance.get("class_names") or []
+    if klass is None:
+        if count:
+            click.echo(f"Note: no --class given; seed s makes class s mod {count}.", err=True)
+        return [seed % count for seed in seeds] if count else None
+    if not count:
+        raise click.BadParameter("this network has no classes", param_hint="--class")
+    if klass in names:
+        return [names.index(klass)] * len(seeds)
+    if klass.isdecimal() and int(klass) < count:
+        return [int(klass)] * len(seeds)
+    known = f"0 to {count - 1}" + (f" or {', '.join(names)}" if names else "")
+    raise click.BadParameter(f"{klass!r} is not a class of this network; it has {known}", param_hint="--class")
+
+
+def render(
+    G: Any,
+    given: "Latents",
+    batch: int = 8,
+    psi: float = 1.0,
+    cutoff: int | None = 8,
+    towards: str = "class",
+    noise: str = "const",
+    **stage: Any,
+) -> Iterator[tuple["Latents", "Tensor"]]:
+    """Batch by batch the latents, with their w where the network has styles, and pictures uint8 [n, C, H, W].
+
+    `towards`: see `latents.styles`; `stage`: G's resolution and alpha. Random noise is drawn from the seed, so those
+    pictures are made one at a time.
+    """
+    from dataclasses import replace
+
+    import torch
+    from tqdm import tqdm
+
+    from stylegen.images import to_uint8
+    from stylegen.latents import class_averages, one_hot, styles
+
+    config, device = G.config, next(G.parameters()).device
+    batch = 1 if noise == "random" else batch
+    averages = None
+    if config.family == "stylegan" and given.classes is not None and towards == "class" and psi != 1:
+        kinds = given.classes.unique().tolist()
+        averages = dict(zip(kinds, class_averages(G, one_hot(kinds, config.label_size).to(device)), strict=True))
+    with tqdm(total=len(given), unit=" pictures", delay=1, leave=False, disable=None) as bar:
+        for start in range(0, len(given), batch):
+            part = given.part(slice(start, start + batch))
+            with torch.inference_mode():
+                if config.family == "stylegan":
+                    w = styles(G, part, psi, cutoff, averages)
+                    seed = start if part.seeds is None or part.seeds[0] < 0 else int(part.seeds[0])
+                    generator = torch.Generator(device).manual_seed(seed) if noise == "random" else None
+                    images = G.synthesis(w, noise=noise, generator=generator, **stage)
+                    part = replace(part, w=w.cpu())
+                else:
+                    assert part.z is not None
+                    kinds = [] if part.classes is None else part.classes.tolist()
+                    labels = None if part.classes is None else one_hot(kinds, config.label_size).to(device)
+                    images = G(part.z.to(device), labels, **stage)
+            yield part, to_uint8(images).cpu()
+            bar.update(len(part))
+
+
+def _without_styles(looks: dict[str, Any], family: str) -> dict[str, Any]:
+    ctx = click.get_current_context()
+    options = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
+    typed = [k for k in looks if ctx.get_parameter_source(k) == click.core.ParameterSource.COMMANDLINE and k != "batch"]
+    if typed:
+        click.echo(f"Note: {', '.join(options[k] for k in typed)} means nothing to a {family} network.", err=True)
+    return {"batch": looks["batch"]}
+
+
+@contextmanager
+def background() -> Iterator[Callable[..., None]]:
+    """Yields submit(function, *arguments), which runs calls in threads, few of them waiting; raises what they raise."""
+    pending: deque[Future] = deque()
+    with ThreadPoolExecutor(2) as pool:
+
+        def submit(*call: Any) -> None:
+            pending.append(pool.submit(*call))
+            if len(pending) > 16:
+                pending.popleft().result()
+
+        yield submit
+        for future in pending:
+            future.result()
