@@ -52,12 +52,18 @@ def grid(images: Tensor, columns: int, rows: int) -> Tensor:
     count, channels, height, width = images.shape
     if count > columns * rows:
         raise UserError(f"{count} pictures do not fit a grid of {columns}x{rows}; give it at least {count} cells")
-    cells = images.new_full((rows * columns, channels, height, width), 255)
-    if channels in (2, 4):
-        cells[:, -1] = 0
+    cells = blank(images[:1]).repeat(rows * columns, 1, 1, 1)
     cells[:count] = images
     cells = cells.reshape(rows, columns, channels, height, width).permute(2, 0, 3, 1, 4)
     return cells.reshape(channels, rows * height, columns * width)
+
+
+def blank(images: Tensor) -> Tensor:
+    """White pictures like uint8 [N, C, H, W], or transparent ones where they have an alpha channel."""
+    empty = torch.full_like(images, 255)
+    if images.shape[1] in (2, 4):
+        empty[:, -1] = 0
+    return empty
 
 
 def to_pil(image: Tensor) -> Image.Image:

@@ -17,6 +17,7 @@ from .files import atomic_path
 
 MAX_SEED = 2**32 - 1
 MAX_SEEDS = 1_000_000
+GROUPS = ("coarse", "middle", "fine")
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -38,6 +39,32 @@ def parse_seeds(text: str) -> list[int]:
             raise UserError(f"seeds {text!r}: these are more than {MAX_SEEDS:,}; ask for fewer at a time")
         seeds.update(dict.fromkeys(range(first, last + 1)))
     return list(seeds)
+
+
+def parse_layers(text: str, levels: int) -> list[int]:
+    """ "0-3,6" or "coarse", "middle", "fine" -> the layers of a network of so many levels, in order.
+
+    coarse is 4x4 and 8x8 (of a square base), middle 16x16 and 32x32, fine what is above (StyleGAN, Karras et al. 2019,
+    figure 3); of a network below 64x64, thirds of its levels. Raises UserError.
+    """
+    shares = [2, 2, levels - 4] if levels > 4 else [len(part) for part in np.array_split(range(levels), 3)]
+    ends = 2 * np.cumsum(shares)
+    named = {name: range(end - 2 * n, end) for name, n, end in zip(GROUPS, shares, ends, strict=True)}
+    layers: set[int] = set()
+    for part in map(str.strip, text.split(",")):
+        match = re.fullmatch(r"(\d{1,4})(?:\s*-\s*(\d{1,4}))?", part, re.ASCII)
+        if part in named:
+            layers.update(named[part])
+        elif not match:
+            raise UserError(f"layers {text!r}: {part!r} is neither a range such as 0-3 nor {', '.join(GROUPS)}")
+        else:
+            first, last = int(match[1]), int(match[2] or match[1])
+            if not first <= last < 2 * levels:
+                raise UserError(
+                    f"layers {text!r}: {part!r} is no range of this network's layers, 0 to {2 * levels - 1}"
+                )
+            layers.update(range(first, last + 1))
+    return sorted(layers)
 
 
 def latents(seeds: Sequence[int], size: int) -> Tensor:
@@ -130,6 +157,13 @@ def concatenate(parts: Sequence[Latents]) -> Latents:
     """One of several that have the same fields."""
     found = {name: [getattr(part, name) for part in parts] for name in _TENSORS if getattr(parts[0], name) is not None}
     return replace(parts[0], **{name: torch.cat(values) for name, values in found.items()})
+
+
+def mix(rows: Tensor, columns: Tensor, layers: Sequence[int]) -> Tensor:
+    """w [R, L, S] and [C, L, S] -> [R, C, L, S]: each row's styles, with `layers` of each column's."""
+    mixed = rows[:, None].repeat(1, len(columns), 1, 1)
+    mixed[:, :, list(layers)] = columns[None][:, :, list(layers)]
+    return mixed
 
 
 def save_latents(path: str | Path, given: Latents) -> None:

@@ -15,3 +15,11 @@ def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     os.environ["XDG_CACHE_HOME"] = str(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Small untrained generators of every kind (tiny.KINDS)."""
+    from tiny import save_networks
+
+    return save_networks(tmp_path_factory.mktemp("networks"))

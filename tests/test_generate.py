@@ -9,6 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from tiny import GENERATOR, KINDS
 
 from stylegen.checkpoint import load_network, outline, save_network
 from stylegen.config import (
@@ -24,32 +25,6 @@ from stylegen.latents import class_averages, latents, one_hot
 from stylegen.networks import build_generator
 from stylegen.tools.cli import cli
 from stylegen.training.state import fresh
-
-SMALL = {"levels": 3, "latent_size": 8, "style_size": 8, "mapping_width": 8, "mapping_layers": 2, "fmap_base": 64}
-KINDS = {
-    "rgb": ({}, {"preset": "small-32", "kimg": 12.5, "seed": 3}),
-    "growing": ({"levels": 4}, {"resolution": [16, 16], "alpha": 0.25}),
-    "classes": ({"label_size": 3}, {"class_names": ["cat", "2", "dog"]}),
-    "rgba": ({"base": (8, 4), "channels": 4}, {}),
-    "gray": ({"channels": 1}, {}),
-    "progan": ({"family": "progan", "pixel_norm": True}, {}),
-    "progan-classes": ({"family": "progan", "label_size": 3}, {}),
-}
-
-
-@pytest.fixture(scope="module")
-def networks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("networks")
-    for index, (kind, (options, provenance)) in enumerate(KINDS.items()):
-        torch.manual_seed(index)
-        G = build_generator(GeneratorConfig(**(SMALL | options)))
-        for name, parameter in G.named_parameters():
-            if name.endswith("noise_strength"):
-                torch.nn.init.normal_(parameter)
-        if hasattr(G, "w_avg"):
-            torch.nn.init.normal_(G.w_avg)
-        save_network(folder / f"{kind}.safetensors", G, provenance)
-    return {kind: folder / f"{kind}.safetensors" for kind in KINDS}
 
 
 def run(*arguments):
@@ -219,7 +194,7 @@ def test_latents_files_that_do_not_fit(networks, tmp_path):
     fails("finite numbers of float32", w=good + np.nan)
     fails("finite numbers of float32, not <U1", w=np.full((2, 6, 8), "a"))
     fails("holds neither z nor w", seeds=np.arange(3))
-    fails("latents of another network (0123", w=good, network="0123456789abcdef")
+    fails("latents of another network, 0123", w=good, network="0123456789abcdef")
     fails("no class 3", kind="classes", z=np.zeros((1, 8)), classes=np.array([3]))
     fails("is not an .npz of latents", w=np.array([None]))
     (tmp_path / "text.npz").write_text("no archive")
@@ -306,7 +281,7 @@ def test_info(networks, tmp_path):
 
 
 def test_info_of_a_run(networks, tmp_path):
-    g = GeneratorConfig(**SMALL)
+    g = GeneratorConfig(**GENERATOR)
     config = Config(
         preset="mine",
         generator=g,

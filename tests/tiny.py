@@ -7,9 +7,13 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from stylegen.checkpoint import save_network
+from stylegen.config import GeneratorConfig
+from stylegen.networks import build_generator
 from stylegen.tools.cli import cli
 
 PROGRAM = [sys.executable, "-m", "stylegen.tools.cli"]
@@ -17,6 +21,31 @@ PROGRAM = [sys.executable, "-m", "stylegen.tools.cli"]
 NETWORKS = {"fmap_max": 8, "latent_size": 16, "style_size": 16, "mapping_width": 16, "mapping_layers": 2, "noise": True}
 SCHEDULE = ["--batch", "8", "--hold-kimg", ".1", "--fade-kimg", ".1"]
 SETTINGS = {"schedule.initial_level": 0, "schedule.tick_kimg_default": 0.05, "discriminator.fmap_max": 8}
+
+GENERATOR = {"levels": 3, "latent_size": 8, "style_size": 8, "mapping_width": 8, "mapping_layers": 2, "fmap_base": 64}
+KINDS: dict[str, tuple[dict, dict]] = {  # untrained generators: how they differ from GENERATOR, provenance
+    "rgb": ({}, {"preset": "small-32", "kimg": 12.5, "seed": 3}),
+    "growing": ({"levels": 4}, {"resolution": [16, 16], "alpha": 0.25}),
+    "classes": ({"label_size": 3}, {"class_names": ["cat", "2", "dog"]}),
+    "rgba": ({"base": (8, 4), "channels": 4}, {}),
+    "gray": ({"channels": 1}, {}),
+    "progan": ({"family": "progan", "pixel_norm": True}, {}),
+    "progan-classes": ({"family": "progan", "label_size": 3}, {}),
+}
+
+
+def save_networks(folder: Path) -> dict[str, Path]:
+    """A file of each of KINDS."""
+    for index, (kind, (options, provenance)) in enumerate(KINDS.items()):
+        torch.manual_seed(index)
+        G = build_generator(GeneratorConfig(**(GENERATOR | options)))
+        for name, parameter in G.named_parameters():
+            if name.endswith("noise_strength"):
+                torch.nn.init.normal_(parameter)
+        if hasattr(G, "w_avg"):
+            torch.nn.init.normal_(G.w_avg)
+        save_network(folder / f"{kind}.safetensors", G, provenance)
+    return {kind: folder / f"{kind}.safetensors" for kind in KINDS}
 
 
 def data_zip(

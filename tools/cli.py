@@ -16,6 +16,8 @@ COMMANDS = {
     "dataset": ("stylegen.tools.dataset", "Build, show and check data sets."),
     "train": ("stylegen.tools.train", "Train a generator, or go on with a run."),
     "generate": ("stylegen.tools.generate", "Make pictures from seeds."),
+    "mix": ("stylegen.tools.mix", "Give pictures some styles of others."),
+    "interpolate": ("stylegen.tools.interpolate", "Go from picture to picture: videos."),
     "metrics": ("stylegen.tools.metrics", "Measure pictures against real ones: FID, KID, precision, recall."),
     "plot": ("stylegen.tools.plot", "Draw the curves of a run."),
     "bench": ("stylegen.tools.bench", "Measure the speed of this machine against plain PyTorch."),

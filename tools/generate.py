@@ -10,14 +10,12 @@ import click
 from stylegen.errors import UserError
 
 from .options import PairType, SeedsType
-from .rendering import Size, background, open_network, render, rendering_options
+from .rendering import Size, background, check_grid, open_network, render, rendering_options
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from stylegen.latents import Latents
-
-MAX_GRID_PX = 2**28
 
 
 @click.command()
@@ -98,8 +96,8 @@ def _check_output(suffix: str, channels: int, size: Size, grid: tuple[int, int] 
 
     if grid and count > grid[0] * grid[1]:
         raise click.UsageError(f"--grid {grid[0]}x{grid[1]} has no room for {count} seeds")
-    if grid and grid[0] * grid[1] * size[0] * size[1] > MAX_GRID_PX:
-        raise click.UsageError(f"--grid {grid[0]}x{grid[1]} is above {MAX_GRID_PX:,} pixels; take fewer cells")
+    if grid:
+        check_grid(*grid, size)
     try:
         check_format(f".{suffix}", channels, (size[0] * grid[1], size[1] * grid[0]) if grid else size)
     except UserError as error:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Size = tuple[int, int]
 
 NOISE_MODES = ("const", "random", "none")
+MAX_GRID_PX = 2**28
+FRAMES = 8  # of a video at a time
 
 _NETWORK = [
     click.option("--network", required=True, metavar="N", help="A network file, a run folder or an embedded name."),
@@ -53,6 +55,38 @@ def rendering_options(command: Callable) -> Callable:
     for option in reversed([*_NETWORK, *_LOOKS, *_PLACE]):
         command = option(command)
     return command
+
+
+def video_options(command: Callable) -> Callable:
+    """--fps and --seconds."""
+    for option in (
+        click.option("--seconds", type=click.FloatRange(0, 3600, min_open=True), default=8.0, show_default=True),
+        click.option("--fps", type=click.FloatRange(0, 240, min_open=True), default=30.0, show_default=True),
+    ):
+        command = option(command)
+    return command
+
+
+def check_grid(columns: int, rows: int, size: Size) -> None:
+    """Raises click.UsageError for a sheet that no viewer would open."""
+    if columns * rows * size[0] * size[1] > MAX_GRID_PX:
+        raise click.UsageError(f"a sheet of {columns}x{rows} is above {MAX_GRID_PX:,} pixels; take fewer cells")
+
+
+def write_video(path: Path, fps: float, times: "Tensor", frame: Callable[["Tensor"], "Tensor"]) -> None:
+    """The video of frame(t [n]) -> uint8 [n, C, H, W] at `times`, a few at a time, with progress."""
+    from tqdm import tqdm
+
+    from stylegen.video import open_video
+
+    with (
+        open_video(path, fps) as write,
+        tqdm(total=len(times), unit=" frames", delay=1, leave=False, disable=None) as bar,
+    ):
+        for part in times.split(FRAMES):
+            for image in frame(part):
+                write(image)
+            bar.update(len(part))
 
 
 @dataclass(frozen=True)
@@ -93,6 +127,26 @@ class Opened:
         classes = choose_classes(config, self.provenance, given, klass)
         return from_seeds(given, config.latent_size, classes, self.networks[0])
 
+    def styles(self, given: "Latents", psi: float | None = None) -> "Tensor":
+        """w [N, L, style_size] on the CPU, truncated as the pictures are or by `psi`."""
+        import torch
+
+        from stylegen.latents import styles
+
+        looks = self.looks if psi is None else self.looks | {"psi": psi}
+        averages = _averages(self.G, given, looks["psi"], looks["towards"], looks["averages"])
+        with torch.no_grad():
+            return styles(self.G, given, looks["psi"], looks["cutoff"], averages).cpu()
+
+    def pictures(self, given: "Latents", show: bool = True) -> "tuple[Latents, Tensor]":
+        """The latents with their w, where there are styles, and pictures uint8 [N, C, H, W]; `show` progress."""
+        import torch
+
+        from stylegen.latents import concatenate
+
+        parts = list(render(self.G, given, show=show, **self.looks))
+        return concatenate([part for part, _ in parts]), torch.cat([images for _, images in parts])
+
 
 def open_network(
     network: str,
@@ -113,6 +167,7 @@ def open_network(
     if G.config.family != "stylegan":
         looks = _without_styles(looks, G.config.family)
     looks |= {"resolution": size, "alpha": alpha}
+    looks |= {"averages": {}} if G.config.family == "stylegan" else {}
     return Opened(freeze(prepare(G.to(place), pick_precision(precision, place))), provenance, networks, looks)
 
 
@@ -168,12 +223,14 @@ def render(
     cutoff: int | None = 8,
     towards: str = "class",
     noise: str = "const",
+    show: bool = True,
+    averages: "dict[int, Tensor] | None" = None,
     **stage: Any,
 ) -> Iterator[tuple["Latents", "Tensor"]]:
     """Batch by batch the latents, with their w where the network has styles, and pictures uint8 [n, C, H, W].
 
-    `towards`: see `latents.styles`; `stage`: G's resolution and alpha. Random noise is drawn from the seed, so those
-    pictures are made one at a time.
+    `towards`: the average of the latents' own "class", or of "all"; `averages` keeps the former from call to call.
+    `stage`: G's resolution and alpha. Random noise is drawn from the seed, so those pictures are made one at a time.
     """
     from dataclasses import replace
 
@@ -181,15 +238,12 @@ def render(
     from tqdm import tqdm
 
     from stylegen.images import to_uint8
-    from stylegen.latents import class_averages, one_hot, styles
+    from stylegen.latents import one_hot, styles
 
     config, device = G.config, next(G.parameters()).device
     batch = 1 if noise == "random" else batch
-    averages = None
-    if config.family == "stylegan" and given.classes is not None and towards == "class" and psi != 1:
-        kinds = given.classes.unique().tolist()
-        averages = dict(zip(kinds, class_averages(G, one_hot(kinds, config.label_size).to(device)), strict=True))
-    with tqdm(total=len(given), unit=" pictures", delay=1, leave=False, disable=None) as bar:
+    averages = _averages(G, given, psi, towards, {} if averages is None else averages)
+    with tqdm(total=len(given), unit=" pictures", delay=1, leave=False, disable=None if show else True) as bar:
         for start in range(0, len(given), batch):
             part = given.part(slice(start, start + batch))
             with torch.inference_mode():
@@ -206,6 +260,20 @@ def render(
                     images = G(part.z.to(device), labels, **stage)
             yield part, to_uint8(images).cpu()
             bar.update(len(part))
+
+
+def _averages(
+    G: Any, given: "Latents", psi: float, towards: str, known: "dict[int, Tensor]"
+) -> "dict[int, Tensor] | None":
+    """Where truncation is towards the average of a class: each class's, kept in `known`."""
+    from stylegen.latents import class_averages, one_hot
+
+    if G.config.family != "stylegan" or given.w is not None or given.classes is None or towards == "all" or psi == 1:
+        return None
+    missing = sorted(set(given.classes.tolist()) - known.keys())
+    labels = one_hot(missing, G.config.label_size).to(G.w_avg.device)
+    known.update(zip(missing, class_averages(G, labels), strict=True))
+    return known
 
 
 def _without_styles(looks: dict[str, Any], family: str) -> dict[str, Any]:
