@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 from tiny import GENERATOR, KINDS
 
-from stylegen.checkpoint import load_network, outline, save_network
+from stylegen.checkpoint import load_network, outline
 from stylegen.config import (
     Config,
     DiscriminatorConfig,
@@ -22,7 +22,6 @@ from stylegen.config import (
 )
 from stylegen.images import to_uint8
 from stylegen.latents import class_averages, latents, one_hot
-from stylegen.networks import build_generator
 from stylegen.tools.cli import cli
 from stylegen.training.state import fresh
 
