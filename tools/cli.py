@@ -18,6 +18,7 @@ COMMANDS = {
     "generate": ("stylegen.tools.generate", "Make pictures from seeds."),
     "mix": ("stylegen.tools.mix", "Give pictures some styles of others."),
     "interpolate": ("stylegen.tools.interpolate", "Go from picture to picture: videos."),
+    "project": ("stylegen.tools.project", "Find the latents of a picture."),
     "metrics": ("stylegen.tools.metrics", "Measure pictures against real ones: FID, KID, precision, recall."),
     "plot": ("stylegen.tools.plot", "Draw the curves of a run."),
     "bench": ("stylegen.tools.bench", "Measure the speed of this machine against plain PyTorch."),

