@@ -66,9 +66,9 @@ def project(
 ) -> Projection:
     """The latents of `targets` float [N, C, H, W] in [-1, 1], all at once, each as if it were alone.
 
-    Minimises perceptual distance + pixels * MSE, of degrade(picture) against `targets`, which are degraded already, plus
-    the penalties of `settings` and prior(picture) [N]. `labels` [N, label_size] choose whose w a conditional network
-    starts from; `each` is called with (step, losses [N], w) after every step; `stage`: G's resolution and alpha.
+    Minimises perceptual distance + pixels * MSE, of degrade(picture) against `targets`, which are degraded already,
+    plus the penalties of `settings` and prior(picture) [N]. `labels` [N, label_size]: whose w a conditional network
+    starts from. `each` is called with (step, losses [N], w) after every step; `stage`: G's resolution and alpha.
     """
     degrade, rows = degrade or Whole(), torch.arange(len(targets))
     device = G.w_avg.device

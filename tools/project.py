@@ -81,9 +81,8 @@ def project(
         check_video(video, FPS)
         if len(images) > batch:
             raise click.UsageError(f"--video shows one batch; give at most {batch} pictures or a larger --batch")
-    opened = open_network(
-        network, None, device, "fp32", psi=1.0, cutoff=None, towards="all", noise="const", batch=batch
-    )
+    looks = {"psi": 1.0, "cutoff": None, "towards": "all", "noise": "const", "batch": batch}
+    opened = open_network(network, None, device, "fp32", frozen=False, **looks)
     if not opened.styled:
         raise UserError(f"a {opened.G.config.family} network has no styles to search; StyleGANs have")
     targets = torch.stack([read(path, opened.G.config.channels, opened.size, fit) for path in images]).to(place)

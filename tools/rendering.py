@@ -153,9 +153,13 @@ def open_network(
     resolution: Size | None,
     device: str,
     precision: str,
+    frozen: bool = True,
     **looks: Any,
 ) -> Opened:
-    """The network that these options mean. Raises UserError, click.UsageError."""
+    """The network that these options mean; `frozen` is faster, and good for pictures only.
+
+    Raises UserError, click.UsageError.
+    """
     from stylegen.checkpoint import digest, load_network
     from stylegen.precision import freeze, prepare
 
@@ -168,7 +172,8 @@ def open_network(
         looks = _without_styles(looks, G.config.family)
     looks |= {"resolution": size, "alpha": alpha}
     looks |= {"averages": {}} if G.config.family == "stylegan" else {}
-    return Opened(freeze(prepare(G.to(place), pick_precision(precision, place))), provenance, networks, looks)
+    G = prepare(G.to(place), pick_precision(precision, place)).requires_grad_(False)
+    return Opened(freeze(G) if frozen else G, provenance, networks, looks)
 
 
 def choose_stage(config: "GeneratorConfig", provenance: dict[str, Any], wanted: Size | None) -> tuple[Size, float]:

@@ -32,4 +32,4 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     covariance = local(a * b) - mean_a * mean_b
     c1, c2 = 0.01**2, 0.03**2
     shape = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    return (shape / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))).mean((1, 2, 3)).float()
+    return (shape / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))).flatten(1).mean(1).float()
