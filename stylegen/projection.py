@@ -17,6 +17,7 @@ from .perceptual import Perceptual
 
 SAMPLES = 10_000  # of w, whose mean and deviation are the start and the unit of the search
 START_PSI = 0.7  # truncation of the samples among which the search starts
+PATIENCE_MIN = 5  # steps; fewer tell nothing
 PYRAMID_MIN = 8  # the smallest side at which noise maps are compared with themselves
 
 
@@ -154,6 +155,8 @@ def best_start(
 ) -> Tensor:
     """w [N, style_size]: for each target the best of `starts` samples, or `means` where there are none."""
     found, best = means.clone(), torch.full((len(targets),), math.inf, device=means.device)
+    if not settings.starts:
+        return found
     z = np.random.RandomState(settings.seed).randn(settings.starts, G.config.latent_size).astype(np.float32)
     for label, rows in groups(labels, len(targets)):
         for part in torch.from_numpy(z).to(means.device).split(32):
@@ -229,7 +232,7 @@ def ramp(t: float, settings: Settings) -> float:
 def plateau(history: list[Tensor], settings: Settings) -> bool:
     """Whether the last `patience` part of the steps lowered no target's least loss by 1%."""
     window = round(settings.patience * settings.steps)
-    if not window or len(history) < 2 * window:
+    if window < PATIENCE_MIN or len(history) < 2 * window:
         return False
     losses = torch.stack(history)
     return bool((losses[-window:].min(0).values > 0.99 * losses[:-window].min(0).values).all())

@@ -123,7 +123,7 @@ def test_constant_speed(networks, tmp_path):
         ("rgb", ["--curve", "slerp"], 2, "--curve slerp is not one of w's; it has cubic, linear"),
         ("rgb", ["--space", "z", "--styles", "0"], 2, "--styles picks layers of w; give --space w"),
         ("rgb", ["--styles", "0-9"], 1, "no range of this network's layers, 0 to 5"),
-        ("rgb", ["--sweep-trunc", "1"], 2, "'1' is not A:B, such as -1:1"),
+        ("rgb", ["--sweep-trunc", "1"], 2, "'1' is not A:B or A:B:STEPS, such as -3:3:7"),
         ("rgb", ["--sweep-classes", "0,1"], 2, "this network has no classes"),
         ("rgb", ["--scale", "64", "--grid", "999x999"], 2, "pixels; take fewer cells"),
         ("rgb", ["--fps", "0"], 2, "is not in the range"),

@@ -9,7 +9,7 @@ import click
 
 from stylegen.errors import UserError
 
-from .options import FiniteType, PairType, SeedsType
+from .options import PairType, SeedsType, SweepType
 from .rendering import Opened, check_grid, open_network, rendering_options, video_options, write_video
 
 if TYPE_CHECKING:
@@ -22,21 +22,6 @@ EASINGS = ("linear", "in-out", "in", "out")  # of stylegen.paths
 PROBES = 24  # pictures between two keys that tell how fast a path changes
 
 Route = Callable[["Tensor"], "Latents"]  # times [n] -> n latents
-
-
-class SweepType(click.ParamType):
-    """`A:B` -> (A, B), numbers."""
-
-    name = "A:B"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float]:
-        if isinstance(value, tuple):
-            return value
-        first, colon, last = str(value).partition(":")
-        if not colon:
-            self.fail(f"{value!r} is not A:B, such as -1:1", param, ctx)
-        number = FiniteType()
-        return number.convert(first, param, ctx), number.convert(last, param, ctx)
 
 
 @click.command()
