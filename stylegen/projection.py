@@ -92,7 +92,7 @@ def project(
             w = (centre[:, None] + unit * shaken).expand(-1, G.num_layers, -1)
             images = G.synthesis(w, **stage)
             seen = degrade(images, rows)
-            loss = distance(seen, targets, wanted, perceptual, settings.pixels)
+            loss = distance(seen, targets, wanted, perceptual, settings.pixels, degrade.weight)
             total = loss + settings.noise_weight * noise_penalty(noise, len(targets))
             if settings.space == "w+":
                 spread = (offsets - offsets.mean(1, keepdim=True)).square().mean((1, 2))
@@ -114,10 +114,15 @@ def project(
         return Projection(w.cpu(), {name: x.detach().cpu() for name, x in noise.items()}, torch.stack(history))
 
 
-def distance(images: Tensor, targets: Tensor, wanted: Tensor, perceptual: Perceptual, pixels: float) -> Tensor:
-    """[N]: perceptual distance to `wanted`, the targets' embedding, + pixels * mean squared difference."""
+def distance(
+    images: Tensor, targets: Tensor, wanted: Tensor, perceptual: Perceptual, pixels: float, weight: Tensor | None = None
+) -> Tensor:
+    """[N]: perceptual distance to `wanted`, the targets' embedding, + pixels * mean squared difference, weighted."""
     loss = (perceptual.embed(images) - wanted).square().sum(1)
-    return loss + pixels * (images - targets).square().mean((1, 2, 3)) if pixels else loss
+    if not pixels:
+        return loss
+    squares = (images - targets).square()
+    return loss + pixels * (squares if weight is None else squares * weight).mean((1, 2, 3))
 
 
 def groups(labels: Tensor | None, count: int) -> list[tuple[Tensor | None, Tensor]]:
@@ -247,16 +252,19 @@ def tune(
     steps: int = 350,
     lr: float = 3e-4,
     pixels: float = 1.0,
+    degrade: Degradation | None = None,
     each: Callable[[int, Tensor], None] | None = None,
     **stage: Any,
 ) -> Any:
     """A copy of G that makes `targets` of w: pivotal tuning (Roich et al. 2022, equation 2), all pivots at once."""
+    degrade, rows = degrade or Whole(), torch.arange(len(targets))
     tuned = copy.deepcopy(G).requires_grad_(True)
     optimizer = torch.optim.Adam(tuned.synthesis.parameters(), lr=lr)
     with torch.no_grad():
         wanted = perceptual.embed(targets)
     for step in range(steps):
-        loss = distance(tuned.synthesis(w, **stage), targets, wanted, perceptual, pixels)
+        seen = degrade(tuned.synthesis(w, **stage), rows)
+        loss = distance(seen, targets, wanted, perceptual, pixels, degrade.weight)
         optimizer.zero_grad(set_to_none=True)
         loss.mean().backward()
         optimizer.step()

