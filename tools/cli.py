@@ -22,6 +22,7 @@ COMMANDS = {
     "directions": ("stylegen.tools.directions", "Find directions that change pictures in one way."),
     "edit": ("stylegen.tools.edit", "Move pictures along directions; calculate with latents."),
     "blend": ("stylegen.tools.blend", "Make a network of two related ones."),
+    "sample": ("stylegen.tools.sample", "Make a data set of generated pictures."),
     "metrics": ("stylegen.tools.metrics", "Measure pictures against real ones: FID, KID, precision, recall."),
     "plot": ("stylegen.tools.plot", "Draw the curves of a run."),
     "bench": ("stylegen.tools.bench", "Measure the speed of this machine against plain PyTorch."),

@@ -121,34 +121,48 @@ def _converter(
     return convert
 
 
+class Archive:
+    """A data set's zip in the making: `add` pictures, then `finish`."""
+
+    def __init__(self, archive: zipfile.ZipFile):
+        self.archive, self.kept = archive, list[tuple[str, typing.Any]]()
+
+    def add(self, picture: bytes, label: typing.Any) -> None:
+        """A PNG and its class index, vector or None."""
+        name = f"{len(self.kept) // 1000:05d}/img{len(self.kept):08d}.png"
+        self.archive.writestr(_entry(name), picture)
+        self.kept.append((name, label))
+
+    def finish(self, labelled: bool, class_names: list[str] | None) -> None:
+        content: dict[str, typing.Any] = {"labels": self.kept if labelled else None}
+        if class_names:
+            content["class_names"] = class_names
+        self.archive.writestr(_entry(LABEL_FILE), json.dumps(content))
+
+
 def _write(
     path: Path, source: Source, results: Iterator[bytes | Skip], limit: int | None
 ) -> tuple[list[typing.Any], list[tuple[str, str]]]:
     """(labels of the pictures written, the skipped ones)."""
-    kept: list[tuple[str, typing.Any]] = []
     skipped: list[tuple[str, str]] = []
     total = min(len(source.names), limit or len(source.names))
-    with zipfile.ZipFile(path, "w") as archive, progress(total, "build") as bar:
+    with zipfile.ZipFile(path, "w") as file, progress(total, "build") as bar:
+        archive = Archive(file)
         for i, result in enumerate(results):
             if isinstance(result, Skip):
                 skipped.append((source.names[i], str(result)))
             else:
-                name = f"{len(kept) // 1000:05d}/img{len(kept):08d}.png"
-                archive.writestr(_entry(name), result)
-                kept.append((name, source.labels[i] if source.labels is not None else None))
+                archive.add(result, source.labels[i] if source.labels is not None else None)
             bar.update()
-            if len(kept) == limit:
+            if len(archive.kept) == limit:
                 break
-        if not kept:
+        if not archive.kept:
             name, reason = skipped[0]
             raise UserError(
                 f"nothing usable in {source.path}: all {len(skipped)} files skipped, first {_printable(name)}: {reason}"
             )
-        content: dict[str, typing.Any] = {"labels": None if source.labels is None else kept}
-        if source.class_names:
-            content["class_names"] = source.class_names
-        archive.writestr(_entry(LABEL_FILE), json.dumps(content))
-    return [label for _, label in kept], skipped
+        archive.finish(source.labels is not None, source.class_names)
+    return [label for _, label in archive.kept], skipped
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
