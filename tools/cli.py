@@ -23,6 +23,7 @@ COMMANDS = {
     "edit": ("stylegen.tools.edit", "Move pictures along directions; calculate with latents."),
     "blend": ("stylegen.tools.blend", "Make a network of two related ones."),
     "sample": ("stylegen.tools.sample", "Make a data set of generated pictures."),
+    "score": ("stylegen.tools.score", "Rank pictures by how real a discriminator finds them."),
     "metrics": ("stylegen.tools.metrics", "Measure pictures against real ones: FID, KID, precision, recall."),
     "plot": ("stylegen.tools.plot", "Draw the curves of a run."),
     "bench": ("stylegen.tools.bench", "Measure the speed of this machine against plain PyTorch."),

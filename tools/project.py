@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stylegen.errors import NotFoundError, UserError
+from stylegen.errors import UserError
 
 from .inverse import Problem, pose
 from .options import DEVICES, pick_device
-from .rendering import Opened, choose_classes, open_network
+from .rendering import Opened, choose_classes, open_discriminator, open_network
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from stylegen.projection import Projection, Settings
@@ -110,7 +109,7 @@ def project(
     problem = pose(images, channels, size, fit, mask, downsample, gray, denoise, settings["seed"])
     perceptual = load_perceptual(features, place)
     classes = choose_classes(opened.G.config, opened.provenance, [0] * len(images), klass)
-    judge = _judge(prior, opened, place) if prior else None
+    judge = open_discriminator(prior, opened.G.config, place)[0] if prior else None
     out.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
     search = Search(opened, perceptual, Settings(**settings), classes, problem, judge, prior_weight)
@@ -171,24 +170,6 @@ class Search:
 
             settings = {"degrade": self.problem.degrade, "prior": prior if self.judge else None, "each": each}
             return search(G, targets, self.perceptual, self.settings, labels, **settings, **stage)
-
-
-def _judge(name: str, opened: Opened, place: "torch.device") -> Any:
-    """D of a run's state. Raises UserError for one that judges other pictures."""
-    from stylegen.training.state import STATE_NAME, fresh, saved_config
-
-    path = Path(name) / STATE_NAME if Path(name).is_dir() else Path(name)
-    if not path.is_file():
-        raise NotFoundError(f"--prior {name}: there is no {STATE_NAME}; give the --out of `stylegen train`")
-    config, _ = saved_config(path)
-    ours, theirs = opened.G.config, config.discriminator
-    for key in ("base", "levels", "channels", "label_size"):
-        if getattr(ours, key) != getattr(theirs, key):
-            given = f"{key} {getattr(theirs, key)}, and the network {getattr(ours, key)}"
-            raise UserError(f"--prior {name}: its discriminator has {given}; give the run that made the network")
-    state = fresh(config, place)
-    state.load(path)
-    return state.D.eval().requires_grad_(False)
 
 
 def _tuned(opened: Opened, w: "Tensor", problem: Problem, perceptual: Any, steps: int, path: Path) -> Opened:

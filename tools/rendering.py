@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stylegen.errors import NotFoundError, UserError
+
 from .options import DEVICES, PRECISIONS, FiniteType, LayersType, SizeType, pick_device, pick_precision
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-    from stylegen.config import GeneratorConfig
+    from stylegen.config import Config, GeneratorConfig
     from stylegen.latents import Latents
 
 Size = tuple[int, int]
@@ -179,6 +182,29 @@ def open_network(
     looks |= {"averages": {}} if G.config.family == "stylegan" else {}
     G = prepare(G.to(place), pick_precision(precision, place)).requires_grad_(False)
     return Opened(freeze(G) if frozen else G, provenance, networks, looks)
+
+
+def open_discriminator(
+    name: str, like: "GeneratorConfig | None", place: "torch.device"
+) -> "tuple[Any, Config, dict[str, Any]]":
+    """(D of a run's state, in eval mode; the run's config; resolution and alpha that it has grown to).
+
+    `like`: of a network whose pictures D must take. Raises UserError.
+    """
+    from stylegen.training.schedule import stage_at
+    from stylegen.training.state import STATE_NAME, fresh, saved_config
+
+    path = Path(name) / STATE_NAME if Path(name).is_dir() else Path(name)
+    if not path.is_file():
+        raise NotFoundError(f"{name}: there is no {STATE_NAME}, which holds D; give the --out of `stylegen train`")
+    config, images_seen = saved_config(path)
+    for key in ("base", "levels", "channels", "label_size") if like else ():
+        if getattr(like, key) != getattr(config.discriminator, key):
+            given = f"{key} {getattr(config.discriminator, key)}, and the network {getattr(like, key)}"
+            raise UserError(f"{name}: its discriminator has {given}; give the run that made the network")
+    state, stage = fresh(config, place), stage_at(config, images_seen)
+    state.load(path)
+    return state.D.eval().requires_grad_(False), config, {"resolution": stage.resolution, "alpha": stage.alpha}
 
 
 def choose_stage(config: "GeneratorConfig", provenance: dict[str, Any], wanted: Size | None) -> tuple[Size, float]:

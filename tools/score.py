@@ -1,0 +1,124 @@
+"""Pictures in the eyes of a discriminator."""
+
+import csv
+import io
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stylegen.errors import UserError
+
+from .options import DEVICES, pick_device
+from .rendering import open_discriminator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stylegen.training.dataset import Dataset
+
+SHOWN, COLUMNS = 64, 16  # pictures of the ranked sheet
+BATCH = 32
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.argument("data", metavar="DATA")
+@click.option("--against", metavar="DATA", help="Others, which should score lower: tells how well they are separated.")
+@click.option("--features-out", type=click.Path(dir_okay=False, path_type=Path), help="D's features, as an .npz.")
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+def score(run: str, data: str, against: str | None, features_out: Path | None, out: Path, device: str) -> None:
+    """Rank pictures by how real the discriminator of RUN finds them: a detector of what does not belong.
+
+    DATA: a data set or a folder of equal pictures, of RUN's size and channels. Writes scores.csv (a line a picture, the
+    oddest first) and ranked.png (the oddest, then the least odd). --features-out keeps what D's last layer reads, a row
+    a picture, for classifiers of your own.
+
+    \b
+    Examples:
+      stylegen score runs/faces faces.zip --out scores
+      stylegen score runs/faces faces.zip --against other.zip --out scores
+      stylegen score runs/faces faces.zip --features-out features.npz --out scores
+    """
+    import torch
+
+    from stylegen.files import write_atomic
+    from stylegen.images import grid, save_image
+
+    place, begin = pick_device(device), time.monotonic()
+    D, config, stage = open_discriminator(run, None, place)
+    sets = [_open(name, config, stage) for name in (data, against) if name is not None]
+    found = [_scores(D, dataset, stage, place) for dataset in sets]
+    out.mkdir(parents=True, exist_ok=True)
+    values, order = found[0][0], found[0][0].argsort()
+    text = io.StringIO()
+    table = csv.writer(text)
+    table.writerow(["picture", "score"])
+    table.writerows([sets[0].names[i], f"{float(values[i]):.6g}"] for i in order.tolist())
+    write_atomic(out / "scores.csv", text.getvalue())
+    ends = order if len(order) <= SHOWN else torch.cat([order[: SHOWN // 2], order[-SHOWN // 2 :]])
+    shown = torch.stack([torch.from_numpy(sets[0].read(i)) for i in ends.tolist()])
+    save_image(grid(shown, COLUMNS, -(-len(shown) // COLUMNS)), out / "ranked.png")
+    if features_out:
+        _save_features(features_out, sets[0], values, found[0][1])
+    if against:
+        click.echo(f"{separated(found[1][0], values):.3f} ROC AUC of {data} above {against}")
+    click.echo(f"Wrote {len(values):,} scores to {out} in {time.monotonic() - begin:.1f} s.")
+
+
+def separated(low: "Tensor", high: "Tensor") -> float:
+    """The area under the ROC curve: how often one of `high` is above one of `low`, ties half."""
+    import torch
+
+    values = torch.cat([low, high])
+    _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
+    last = counts.cumsum(0).double()
+    ranks = (last - (counts - 1) / 2)[inverse]  # from 1 on; of equal ones the average
+    above = ranks[len(low) :].sum() - len(high) * (len(high) + 1) / 2
+    return float(above / (len(low) * len(high)))
+
+
+def _open(name: str, config: Any, stage: dict[str, Any]) -> "Dataset":
+    from stylegen.training.dataset import open_dataset
+
+    dataset = open_dataset(name, size=stage["resolution"])
+    if dataset.channels != config.discriminator.channels:
+        raise UserError(f"{name} has {dataset.channels} channels, the discriminator {config.discriminator.channels}")
+    if config.discriminator.label_size and dataset.label_size != config.discriminator.label_size:
+        raise UserError(f"{name} has {dataset.label_size} classes, the discriminator {config.discriminator.label_size}")
+    return dataset
+
+
+def _scores(D: Any, dataset: "Dataset", stage: dict[str, Any], place: Any) -> "tuple[Tensor, Tensor]":
+    """(scores [N], features [N, F]) of pictures, each in a batch of its own."""
+    import numpy as np
+    import torch
+
+    from stylegen.images import to_float
+    from stylegen.training.measure import read
+    from stylegen.training.threads import progress
+
+    scores, features, start = [], [], 0
+    with torch.inference_mode(), progress(len(dataset), "score") as bar:
+        for images in read(dataset, np.arange(len(dataset)), BATCH):
+            x, rows = to_float(images).to(place), np.arange(start, start + len(images))
+            labels = torch.from_numpy(dataset.label_vectors(rows)).to(place) if D.config.label_size else None
+            scores.append(D(x, labels, parts=len(x), **stage)[:, 0].float().cpu())
+            features.append(torch.cat([D.features(one[None], **stage) for one in x]).float().cpu())
+            start += len(x)
+            bar.update(len(x))
+    return torch.cat(scores), torch.cat(features)
+
+
+def _save_features(path: Path, dataset: "Dataset", scores: "Tensor", features: "Tensor") -> None:
+    import numpy as np
+
+    from stylegen.files import atomic_path
+
+    arrays: dict[str, Any] = {"features": features.numpy(), "scores": scores.numpy(), "names": np.array(dataset.names)}
+    if dataset.labels is not None:
+        arrays["labels"] = dataset.labels
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
