@@ -26,7 +26,8 @@ class Degradation(Protocol):
 class Whole:
     """Nothing happened."""
 
-    each, weight = False, None
+    each = False
+    weight: Tensor | None = None
 
     def __call__(self, images: Tensor, rows: Tensor) -> Tensor:
         return images
@@ -35,7 +36,8 @@ class Whole:
 class Downsampled:
     """Averages of `factor` x `factor` pixels: super-resolution."""
 
-    each, weight = False, None
+    each = False
+    weight: Tensor | None = None
 
     def __init__(self, factor: int):
         self.factor = factor
@@ -47,7 +49,8 @@ class Downsampled:
 class Grey:
     """The luma of ITU-R BT.601 in the place of each colour: colourisation. Other channels stay."""
 
-    each, weight = False, None
+    each = False
+    weight: Tensor | None = None
 
     def __call__(self, images: Tensor, rows: Tensor) -> Tensor:
         return torch.cat([luma(images).expand(-1, 3, -1, -1), images[:, 3:]], 1)
@@ -59,7 +62,8 @@ class Noisy:
     Noisy pictures look more like a noisy target than clean ones do, whichever noise it is.
     """
 
-    each, weight = False, None
+    each = False
+    weight: Tensor | None = None
 
     def __init__(self, sigma: float, shape: torch.Size, seed: int):
         generator = torch.Generator().manual_seed(seed)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from .config import resolution_of
 from .errors import NotFoundError, UserError
@@ -175,7 +175,7 @@ def evaluate(expression: str, latent: Callable[[int | str], Tensor]) -> Tensor:
     return found
 
 
-def blend(first: nn.Module, second: nn.Module, side: int, smooth: float = 0.0) -> nn.Module:
+def blend(first: Any, second: Any, side: int, smooth: float = 0.0) -> Any:
     """A network of `first`'s mapping and levels below `side`, and `second`'s from there on: layer swapping.
 
     Pinkney and Adler 2020, equations 1 and 2. `smooth`: above 0, weights cross over by a logistic curve of so many

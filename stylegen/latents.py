@@ -123,7 +123,7 @@ class Latents:
 
     def part(self, rows: slice | list[int]) -> "Latents":
         """Some of them."""
-        tensors = {name: value for name in _TENSORS if (value := getattr(self, name)) is not None}
+        tensors: dict[str, Any] = {name: value for name in _TENSORS if (value := getattr(self, name)) is not None}
         return replace(self, **{name: value[rows] for name, value in tensors.items()})
 
 
@@ -155,8 +155,9 @@ def styles(
 
 def concatenate(parts: Sequence[Latents]) -> Latents:
     """One of several that have the same fields."""
-    found = {name: [getattr(part, name) for part in parts] for name in _TENSORS if getattr(parts[0], name) is not None}
-    return replace(parts[0], **{name: torch.cat(values) for name, values in found.items()})
+    present = [name for name in _TENSORS if getattr(parts[0], name) is not None]
+    joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in present}
+    return replace(parts[0], **joined)
 
 
 def mix(rows: Tensor, columns: Tensor, layers: Sequence[int]) -> Tensor:

@@ -17,6 +17,7 @@ from .perceptual import Perceptual
 
 SAMPLES = 10_000  # of w, whose mean and deviation are the start and the unit of the search
 START_PSI = 0.7  # truncation of the samples among which the search starts
+WHOLE = Whole()
 PATIENCE_MIN = 5  # steps; fewer tell nothing
 PYRAMID_MIN = 8  # the smallest side at which noise maps are compared with themselves
 
@@ -60,7 +61,7 @@ def project(
     settings: Settings,
     labels: Tensor | None = None,
     *,
-    degrade: Degradation | None = None,
+    degrade: Degradation = WHOLE,
     prior: Callable[[Tensor], Tensor] | None = None,
     each: Callable[[int, Tensor, Tensor], None] | None = None,
     **stage: Any,
@@ -71,7 +72,7 @@ def project(
     plus the penalties of `settings` and prior(picture) [N]. `labels` [N, label_size]: whose w a conditional network
     starts from. `each` is called with (step, losses [N], w) after every step; `stage`: G's resolution and alpha.
     """
-    degrade, rows = degrade or Whole(), torch.arange(len(targets))
+    rows = torch.arange(len(targets))
     device = G.w_avg.device
     generator = torch.Generator(device).manual_seed(settings.seed)
     with torch.no_grad():
@@ -252,12 +253,12 @@ def tune(
     steps: int = 350,
     lr: float = 3e-4,
     pixels: float = 1.0,
-    degrade: Degradation | None = None,
+    degrade: Degradation = WHOLE,
     each: Callable[[int, Tensor], None] | None = None,
     **stage: Any,
 ) -> Any:
     """A copy of G that makes `targets` of w: pivotal tuning (Roich et al. 2022, equation 2), all pivots at once."""
-    degrade, rows = degrade or Whole(), torch.arange(len(targets))
+    rows = torch.arange(len(targets))
     tuned = copy.deepcopy(G).requires_grad_(True)
     optimizer = torch.optim.Adam(tuned.synthesis.parameters(), lr=lr)
     with torch.no_grad():

@@ -63,7 +63,9 @@ def _encoded(path: Path, suffix: str, fps: Fraction) -> Iterator[Write]:
     av = _encoder(suffix)
     encoder, pixels, options, file_options = FORMATS[suffix]
     with av.open(str(path), "w", format=suffix[1:], options=file_options) as container:
-        stream, graph, count = None, None, 0
+        stream: Any = None
+        graph: Any = None
+        count = 0
 
         def encode(frame: Any) -> None:
             container.mux(stream.encode(frame))

@@ -64,8 +64,9 @@ def directions(
     config, begin = opened.G.config, time.monotonic()
     chosen = parse_layers(layers, config.levels) if layers else list(range(2 * config.levels))
     if positive is not None and negative is not None:
-        sides = [opened.styles(opened.latents(side, klass), psi=1.0)[:, 0] for side in (positive, negative)]
-        found = attribute(opened.G, *(side.to(opened.G.w_avg.device) for side in sides), chosen, opened.networks[0])
+        has, lacks = (opened.styles(opened.latents(side, klass), 1.0)[:, 0] for side in (positive, negative))
+        place = opened.G.w_avg.device
+        found = attribute(opened.G, has.to(place), lacks.to(place), chosen, opened.networks[0])
     else:
         if count > config.style_size:
             raise click.UsageError(f"--count {count}: styles of {config.style_size} have no more directions")

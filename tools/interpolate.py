@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -208,12 +209,12 @@ def _clocks(opened: Opened, routes: list[Route], measure: str) -> list[Callable[
 
     embed = load("lite0") if measure == "lite0" else lambda images: images.flatten(1).float()
     t = torch.linspace(0, 1, 10 * PROBES + 1, dtype=torch.float64)
-    clocks = []
+    clocks: list[Callable[[Tensor], Tensor]] = []
     for route in tqdm(routes, "measuring the speed", unit=" paths", delay=1, leave=False, disable=None):
         _, images = opened.pictures(route(t), show=False)
         vectors = torch.cat([embed(part) for part in images.split(32)])
         distances = (vectors[1:] - vectors[:-1]).norm(dim=1)
-        clocks.append(lambda t, distances=distances: even(distances, t))
+        clocks.append(partial(even, distances))
     return clocks
 
 
