@@ -2,19 +2,14 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from stylegen.errors import UserError
 
 from .options import SeedsType, SweepType
-from .rendering import Opened, check_grid, open_network, rendering_options
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from stylegen.editing import Directions
+from .rendering import check_grid, moved_sheet, open_network, rendering_options
 
 
 @click.command()
@@ -76,21 +71,7 @@ def directions(
     out.mkdir(parents=True, exist_ok=True)
     w = opened.styles(given)
     for k in range(len(found.unit)):
-        save_image(sheet(opened, w, found, k, strength), out / f"direction-{k}.png")
+        save_image(moved_sheet(opened, w, found, k, strength, found.layers), out / f"direction-{k}.png")
     save_directions(out / "directions.npz", found)
     what = f"{len(found.unit)} direction{'s' * (len(found.unit) > 1)}"
     click.echo(f"Wrote {what} to {out} in {time.monotonic() - begin:.1f} s.")
-
-
-def sheet(
-    opened: Opened, w: "Tensor", found: "Directions", k: int, strength: list[float], layers: list[int] | None = None
-) -> "Tensor":
-    """A row a w [N, L, S], a column a strength -> one picture."""
-    import torch
-
-    from stylegen.images import grid
-    from stylegen.latents import Latents
-
-    moved = torch.stack([found.move(w, k, value, layers) for value in strength], 1)
-    _, images = opened.pictures(Latents(w=moved.flatten(0, 1)))
-    return grid(images, len(strength), len(w))

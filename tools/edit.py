@@ -2,15 +2,17 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from stylegen.errors import UserError
 
-from .directions import sheet
 from .options import SeedsType, SweepType
-from .rendering import check_grid, open_network, rendering_options
+from .rendering import Opened, check_grid, moved_sheet, open_network, rendering_options
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @click.command()
@@ -45,7 +47,7 @@ def edit(
     """
     import torch
 
-    from stylegen.editing import evaluate, load_directions
+    from stylegen.editing import load_directions
     from stylegen.images import grid, save_image
     from stylegen.latents import Latents, parse_layers, save_latents
 
@@ -66,25 +68,35 @@ def edit(
         w = opened.styles(opened.latents(seeds, klass))
         check_grid(len(strength), len(w), opened.size)
         out.mkdir(parents=True, exist_ok=True)
-        save_image(sheet(opened, w, found, k, strength, chosen), out / "sheet.png")
+        save_image(moved_sheet(opened, w, found, k, strength, chosen), out / "sheet.png")
         result = torch.stack([found.move(w, k, value, chosen) for value in strength], 1).flatten(0, 1)
     else:
         assert expression is not None
-        terms: dict[int | str, Any] = {}
-
-        def latent(term: int | str) -> Any:
-            given = opened.latents([term] if isinstance(term, int) else Path(term), klass)
-            terms[term] = opened.styles(given)
-            return terms[term]
-
-        result = evaluate(expression, latent)[None]
-        shown = torch.cat([*(w[:1] for w in terms.values()), result])
-        _, images = opened.pictures(Latents(w=shown))
+        result, images = _calculated(opened, expression, klass)
         out.mkdir(parents=True, exist_ok=True)
         save_image(images[-1], out / "result.png")
         save_image(grid(images, len(images), 1), out / "sheet.png")
     save_latents(out / "latents.npz", Latents(w=result, network=network))
     click.echo(f"Wrote {out} in {time.monotonic() - begin:.1f} s.")
+
+
+def _calculated(opened: Opened, expression: str, klass: str | None) -> "tuple[Tensor, Tensor]":
+    """(w [1, L, S] of an expression, pictures of its terms and of itself)."""
+    import torch
+
+    from stylegen.editing import evaluate
+    from stylegen.latents import Latents
+
+    terms: dict[int | str, Any] = {}
+
+    def latent(term: int | str) -> Any:
+        given = opened.latents([term] if isinstance(term, int) else Path(term), klass)
+        terms[term] = opened.styles(given)
+        return terms[term]
+
+    result = evaluate(expression, latent)[None]
+    shown = torch.cat([*(w[:1] for w in terms.values()), result])
+    return result, opened.pictures(Latents(w=shown))[1]
 
 
 def _indexed(text: str) -> tuple[str, int]:

@@ -65,10 +65,6 @@ def project(
     batch: int,
     tune: bool,
     tune_steps: int,
-    mask: Path | None,
-    downsample: int | None,
-    gray: bool,
-    denoise: float | None,
     prior: str | None,
     prior_weight: float,
     video: Path | None,
@@ -94,19 +90,17 @@ def project(
 
     from stylegen.perceptual import load_perceptual
     from stylegen.projection import Settings
-    from stylegen.video import check_video
 
     place = pick_device(device)
+    damage = {name: settings.pop(name) for name in ("mask", "downsample", "gray", "denoise")}
     if video:
-        check_video(video, FPS)
-        if len(images) > batch:
-            raise click.UsageError(f"--video shows one batch; give at most {batch} pictures or a larger --batch")
+        _check_film(video, len(images), batch)
     looks = {"psi": 1.0, "cutoff": None, "towards": "all", "noise": "const", "batch": batch}
     opened = open_network(network, None, device, "fp32", frozen=False, **looks)
     if not opened.styled:
         raise UserError(f"a {opened.G.config.family} network has no styles to search; StyleGANs have")
     channels, size = opened.G.config.channels, opened.size
-    problem = pose(images, channels, size, fit, mask, downsample, gray, denoise, settings["seed"])
+    problem = pose(images, channels, size, fit, seed=settings["seed"], **damage)
     perceptual = load_perceptual(features, place)
     classes = choose_classes(opened.G.config, opened.provenance, [0] * len(images), klass)
     judge = open_discriminator(prior, opened.G.config, place)[0] if prior else None
@@ -121,6 +115,14 @@ def project(
     _write(out, images, opened, w, classes, problem, perceptual)
     _draw_losses(out / "loss.png", [path.stem for path in images], [part.losses for part in parts])
     click.echo(f"{seconds:.1f} s a picture. Wrote {out}")
+
+
+def _check_film(video: Path, count: int, batch: int) -> None:
+    from stylegen.video import check_video
+
+    check_video(video, FPS)
+    if count > batch:
+        raise click.UsageError(f"--video shows one batch; give at most {batch} pictures or a larger --batch")
 
 
 @dataclass

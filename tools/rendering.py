@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stylegen.config import Config, GeneratorConfig
+    from stylegen.editing import Directions
     from stylegen.latents import Latents
 
 Size = tuple[int, int]
@@ -319,6 +320,20 @@ def _without_styles(looks: dict[str, Any], family: str) -> dict[str, Any]:
     if typed:
         click.echo(f"Note: {', '.join(options[k] for k in typed)} means nothing to a {family} network.", err=True)
     return {"batch": looks["batch"]}
+
+
+def moved_sheet(
+    opened: Opened, w: "Tensor", found: "Directions", k: int, strength: list[float], layers: list[int]
+) -> "Tensor":
+    """Pictures of w [N, L, S] moved along direction k, a row a w, a column a strength -> one picture."""
+    import torch
+
+    from stylegen.images import grid
+    from stylegen.latents import Latents
+
+    moved = torch.stack([found.move(w, k, value, layers) for value in strength], 1)
+    _, images = opened.pictures(Latents(w=moved.flatten(0, 1)))
+    return grid(images, len(strength), len(w))
 
 
 @contextmanager
