@@ -74,9 +74,8 @@ def digest(G: nn.Module) -> str:
     text = json.dumps(configs.to_dict(G.config), sort_keys=True)
     hashed = hashlib.sha256(text.encode())
     for name, tensor in sorted(G.state_dict().items()):
-        hashed.update(
-            name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        )
+        hashed.update(name.encode())
+        hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return hashed.hexdigest()[:16]
 
 

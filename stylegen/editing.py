@@ -16,6 +16,7 @@ from torch import Tensor
 from .config import resolution_of
 from .errors import NotFoundError, UserError
 from .files import atomic_path
+from .latents import draw
 
 SAMPLES = 10_000  # of w, for PCA and for the unit of strength
 
@@ -44,7 +45,7 @@ class Directions:
 def sample_w(G: Any, count: int = SAMPLES) -> Tensor:
     """w [count, style_size] of `count` latents, always the same ones; of a conditional network, classes in turn."""
     device, config = G.w_avg.device, G.config
-    z = torch.from_numpy(np.random.RandomState(0).randn(count, config.latent_size).astype(np.float32)).to(device)
+    z = draw(count, config.latent_size).to(device)
     labels = None
     if config.label_size:
         labels = torch.eye(config.label_size, device=device)[torch.arange(count) % config.label_size]

@@ -73,6 +73,11 @@ def latents(seeds: Sequence[int], size: int) -> Tensor:
     return torch.from_numpy(np.concatenate([np.empty((0, size)), *rows]).astype(np.float32))
 
 
+def draw(count: int, size: int, seed: int = 0) -> Tensor:
+    """z float32 [count, size], all of one seed: for statistics, where latents need no seeds of their own."""
+    return torch.from_numpy(np.random.RandomState(seed).randn(count, size).astype(np.float32))
+
+
 def one_hot(classes: Sequence[int], label_size: int) -> Tensor:
     """Class indices -> labels float32 [N, label_size]. Raises UserError for a class outside 0 to label_size - 1."""
     for index in classes:
@@ -92,8 +97,7 @@ def class_averages(G: Any, labels: Tensor, count: int = 4096) -> Tensor:
     if not len(labels):
         return labels.new_empty(0, G.config.style_size)
     kinds, which = labels.unique(dim=0, return_inverse=True)
-    z = torch.from_numpy(np.random.RandomState(0).randn(count, G.config.latent_size).astype(np.float32))
-    z = z.to(labels.device)
+    z = draw(count, G.config.latent_size).to(labels.device)
     return torch.stack([G.mapping(z, kind.expand(count, -1))[:, 0].mean(0) for kind in kinds])[which]
 
 

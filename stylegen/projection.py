@@ -4,15 +4,15 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .degradations import Degradation, Whole
+from .latents import draw
 from .perceptual import Perceptual
 
 SAMPLES = 10_000  # of w, whose mean and deviation are the start and the unit of the search
@@ -50,8 +50,8 @@ class Projection:
     """w [N, num_layers, style_size] and noise maps by layer (none without noise inputs); losses [steps run, N]."""
 
     w: Tensor
-    noise: dict[str, Tensor] = field(default_factory=dict)
-    losses: Tensor = field(default_factory=lambda: torch.empty(0))
+    noise: dict[str, Tensor]
+    losses: Tensor
 
 
 def project(
@@ -138,7 +138,7 @@ def groups(labels: Tensor | None, count: int) -> list[tuple[Tensor | None, Tenso
 def statistics(G: Any, labels: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
     """Of w, over SAMPLES latents: means [count, style_size], of the own class, and the deviation of one element."""
     device = G.w_avg.device
-    z = torch.from_numpy(np.random.RandomState(0).randn(SAMPLES, G.config.latent_size).astype(np.float32)).to(device)
+    z = draw(SAMPLES, G.config.latent_size).to(device)
     means, variances = torch.empty(count, G.config.style_size, device=device), []
     for label, rows in groups(labels, count):
         w = G.mapping(z, None if label is None else label.expand(len(z), -1))[:, 0]
@@ -163,9 +163,9 @@ def best_start(
     found, best = means.clone(), torch.full((len(targets),), math.inf, device=means.device)
     if not settings.starts:
         return found
-    z = np.random.RandomState(settings.seed).randn(settings.starts, G.config.latent_size).astype(np.float32)
+    z = draw(settings.starts, G.config.latent_size, settings.seed).to(means.device)
     for label, rows in groups(labels, len(targets)):
-        for part in torch.from_numpy(z).to(means.device).split(32):
+        for part in z.split(32):
             w = G.truncate(
                 G.mapping(part, None if label is None else label.expand(len(part), -1)),
                 START_PSI,

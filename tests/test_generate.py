@@ -172,6 +172,9 @@ def test_latents_files_are_seeds(networks, tmp_path, kind):
         np.savez(tmp_path / "w.npz", w=bare["w"][:, 0])
         result = generate(networks[kind], tmp_path / "c", seeds=tmp_path / "w.npz")
         assert result.exit_code == 0
+        assert result.stderr == ""
+        said = generate(networks[kind], tmp_path / "c", "--trunc", "0.5", seeds=tmp_path / "w.npz").stderr
+        assert "--trunc means nothing to the w of" in said
         assert sorted(contents(tmp_path / "c")) == ["latent0000.png", "latent0001.png", "latent0002.png"]
     np.savez(tmp_path / "z.npz", z=bare["z"])
     options = [] if kind == "rgb" else ["--class", "1"]

@@ -6,9 +6,11 @@ import torch
 from PIL import Image
 from tiny import invoke
 
+from stylegen import paths
 from stylegen.checkpoint import load_network
 from stylegen.images import to_uint8
 from stylegen.latents import class_averages, latents, one_hot
+from stylegen.tools.interpolate import EASINGS
 
 
 def frames(network, out, *options, seeds="0-2", fps="4", seconds="1", code=0):
@@ -126,6 +128,9 @@ def test_constant_speed(networks, tmp_path):
         ("rgb", ["--sweep-trunc", "1"], 2, "'1' is not A:B or A:B:STEPS, such as -3:3:7"),
         ("rgb", ["--sweep-classes", "0,1"], 2, "this network has no classes"),
         ("rgb", ["--scale", "64", "--grid", "999x999"], 2, "pixels; take fewer cells"),
+        ("rgb", ["--walk", "1", "--styles", "0"], 2, "--styles means nothing to --walk; leave it out"),
+        ("rgb", ["--sweep-layers", "--ease", "in"], 2, "--ease means nothing to --sweep-layers; leave it out"),
+        ("rgb", ["--sweep-trunc", "0:1", "--curve", "cubic"], 2, "--curve means nothing to --sweep-trunc"),
         ("rgb", ["--fps", "0"], 2, "is not in the range"),
         ("rgb", ["--out", "a.mov"], 1, "a video is .mp4, .gif, .webp, or a folder of numbered PNGs"),
     ],
@@ -133,6 +138,10 @@ def test_constant_speed(networks, tmp_path):
 def test_wrong_options(networks, tmp_path, kind, options, code, message):
     assert message in frames(networks[kind], tmp_path / "out", *options, code=code)
     assert not (tmp_path / "out").exists()
+
+
+def test_easings_are_those_of_paths():
+    assert tuple(paths.EASINGS) == EASINGS
 
 
 def test_latents_without_seeds(networks, tmp_path):

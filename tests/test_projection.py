@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import FAST, GENERATOR, Averages, invoke, projected
+from tiny import FAST, GENERATOR, Averages, generated, invoke, projected
 from torch.nn import functional as F
 
 from stylegen.checkpoint import load_network
@@ -12,6 +12,7 @@ from stylegen.config import GeneratorConfig
 from stylegen.latents import latents, one_hot
 from stylegen.metrics.similarity import psnr, ssim
 from stylegen.networks import build_generator
+from stylegen.perceptual import load_perceptual
 from stylegen.projection import Settings, noise_penalty, own_noise, plateau, project, ramp, renormalise, tune
 
 
@@ -187,16 +188,7 @@ def test_command(networks, pictures, tmp_path):
     assert (np.asarray(Image.open(out / "seed0007-target.png")) == np.asarray(Image.open(pictures[0]))).all()
     saved = np.load(out / "latents.npz")
     assert saved["w"].shape == (2, 6, 8)
-    again = [
-        "generate",
-        "--network",
-        str(networks["rgb"]),
-        "--seeds",
-        str(out / "latents.npz"),
-        "--out",
-        str(tmp_path / "y"),
-    ]
-    invoke(again)
+    generated(networks["rgb"], tmp_path / "y", seeds=str(out / "latents.npz"))
     shown, found = (np.asarray(Image.open(path)) for path in (tmp_path / "y" / "latent0001.png", out / "seed0008.png"))
     assert abs(shown.astype(int) - found).max() <= 1
 
@@ -208,9 +200,8 @@ def test_tuned_network_takes_its_parents_latents(networks, pictures, tmp_path):
     tuned, provenance = load_network(out / "tuned.safetensors")
     assert not torch.equal(tuned.synthesis.const, load_network(networks["rgb"])[0].synthesis.const)
     assert len(provenance["parents"]) == 1
-    invoke(["generate", "--network", str(networks["rgb"]), "--seeds", "1", "--npz", "--out", str(tmp_path / "a")])
-    file = str(tmp_path / "a" / "latents.npz")
-    invoke(["generate", "--network", str(out / "tuned.safetensors"), "--seeds", file, "--out", str(tmp_path / "b")])
+    file = generated(networks["rgb"], tmp_path / "a", "--npz", seeds="1") / "latents.npz"
+    generated(out / "tuned.safetensors", tmp_path / "b", seeds=str(file))
     back = [
         "generate",
         "--network",
@@ -238,10 +229,26 @@ def test_what_cannot_be_projected(networks, pictures, tmp_path):
         ("rgb", ["missing.png"], [], 2, "there is no picture missing.png"),
         ("rgb", [str(tmp_path / "text.png")], [], 1, "text.png is not a picture that can be read"),
         ("progan", pictures, [], 1, "a progan network has no styles to search"),
-        ("rgb", pictures, ["--features", "vgg.pt"], 1, "no features 'vgg.pt': give lite0 or a TorchScript file"),
+        ("rgb", pictures, ["--features", "vgg.pt"], 1, "no features 'vgg.pt'"),
         ("rgb", pictures, ["--class", "1"], 2, "this network has no classes"),
         ("rgb", pictures, ["--video", "a.mov"], 1, "a video is .mp4"),
         ("rgb", pictures, ["--video", "film", "--batch", "1"], 2, "--video shows one batch; give at most 1 pictures"),
     ]:
         assert message in projected(networks[kind], images, tmp_path / "out", *options, code=code).stderr
         assert not (tmp_path / "out").exists()
+
+
+def test_torchscript_features(networks, pictures, tmp_path):
+    class Means(torch.nn.Module):
+        def forward(self, images, return_features: bool = False):
+            return F.adaptive_avg_pool2d(images.float(), 4).flatten(1) / 255
+
+    torch.jit.script(Means()).save(str(tmp_path / "means.pt"))
+    perceptual = load_perceptual(str(tmp_path / "means.pt"))
+    images = torch.rand(2, 3, 8, 8, requires_grad=True)
+    perceptual.embed(images).square().sum().backward()
+    assert images.grad.abs().sum() > 0
+    assert perceptual.embed(torch.rand(2, 3, 512, 300)).shape == (2, 48)
+    projected(networks["rgb"], pictures, tmp_path / "out", "--features", str(tmp_path / "means.pt"))
+    message = projected(networks["rgb"], pictures, tmp_path / "x", "--features", "pixels", code=1).stderr
+    assert "pixels features have no gradient; give lite0 or a TorchScript file" in message

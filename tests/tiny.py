@@ -99,6 +99,12 @@ def rows(run: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def generated(network: Path, out: Path, *options: str, seeds: str) -> Path:
+    """The folder of `stylegen generate`."""
+    invoke(["generate", "--network", str(network), "--seeds", seeds, "--out", str(out), *options])
+    return out
+
+
 FAST = {"steps": 150, "starts": 500, "w_noise": 0.1}  # of a projection
 
 

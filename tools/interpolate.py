@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 CURVES = {"z": ("slerp",), "w": ("cubic", "linear")}  # of each space, the default first
 EASINGS = ("linear", "in-out", "in", "out")  # of stylegen.paths
-PROBES = 24  # pictures between two keys that tell how fast a path changes
+PROBES = 240  # pictures of a path that tell how fast it changes
 
 Route = Callable[["Tensor"], "Latents"]  # times [n] -> n latents
 
@@ -99,6 +99,12 @@ def interpolate(
     click.echo(f"Wrote {len(times)} frames of {size} to {out} in {time.monotonic() - begin:.1f} s.")
 
 
+UNUSED = {  # by the paths that are not through keys: those lie where they lie
+    "walk": ("space", "curve", "ease", "styles"),
+    "sweep_trunc": ("space", "curve"),
+    "sweep_classes": ("space",),
+    "sweep_layers": ("space", "curve", "ease", "styles"),
+}
 WAY = ("space", "curve", "loop", "ease", "styles", "walk", "sweep_trunc", "sweep_classes", "sweep_layers")
 
 
@@ -107,6 +113,9 @@ def _routes(opened: Opened, seeds: list[int] | Path, klass: str | None, cells: i
     special = [name for name in WAY[5:] if way[name]]
     if len(special) > 1:
         raise click.UsageError(f"{' and '.join(map(_option, special))} are different paths; give one")
+    for name in special:
+        if given := [other for other in UNUSED[name] if way[other] and (other, way[other]) != ("ease", "linear")]:
+            raise click.UsageError(f"{_option(given[0])} means nothing to {_option(name)}; leave it out")
     if not opened.styled and (wrong := [name for name in ("styles", *WAY[6:]) if way[name]]):
         raise UserError(f"{_option(wrong[0])} needs styles; a {opened.G.config.family} network has none")
     if way["sweep_classes"]:
@@ -196,6 +205,8 @@ def _sweep_classes(opened: Opened, seeds: list[int] | Path, cells: int, way: dic
     if w.shape[1] != cells:
         raise click.UsageError(f"{w.shape[1]} seeds; {cells} paths at once (--grid) take {cells} of them")
     curve = way["curve"] or "linear"
+    if curve not in CURVES["w"]:
+        raise click.UsageError(f"--curve {curve} is not one of w's; it has {', '.join(CURVES['w'])}")
     return [_styled(keyed(keys, curve, loop=way["loop"], ease=way["ease"]), keys, way, opened) for keys in w.unbind(1)]
 
 
@@ -208,7 +219,7 @@ def _clocks(opened: Opened, routes: list[Route], measure: str) -> list[Callable[
     from stylegen.paths import even
 
     embed = load("lite0") if measure == "lite0" else lambda images: images.flatten(1).float()
-    t = torch.linspace(0, 1, 10 * PROBES + 1, dtype=torch.float64)
+    t = torch.linspace(0, 1, PROBES + 1, dtype=torch.float64)
     clocks: list[Callable[[Tensor], Tensor]] = []
     for route in tqdm(routes, "measuring the speed", unit=" paths", delay=1, leave=False, disable=None):
         _, images = opened.pictures(route(t), show=False)

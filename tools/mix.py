@@ -80,7 +80,6 @@ def mix(
 
 def _write(opened: Opened, out: Path, text: str, rows: "Tensor", columns: "Tensor", mixed: "Tensor") -> None:
     """The sheet mix-TEXT.png and its single pictures, mix-TEXT/ROW-COLUMN.png; mixed w [R, C, L, S]."""
-
     from stylegen.images import save_image
     from stylegen.latents import Latents
 

@@ -1,7 +1,7 @@
 """Networks and latents as commands take them, and pictures of them."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,10 +28,8 @@ NOISE_MODES = ("const", "random", "none")
 MAX_GRID_PX = 2**28
 FRAMES = 8  # of a video at a time
 
-_NETWORK = [
+_RENDERING = [
     click.option("--network", required=True, metavar="N", help="A network file, a run folder or an embedded name."),
-]
-_LOOKS = [
     click.option(
         "--trunc", "psi", type=FiniteType(), default=0.7, show_default=True, help="Truncation psi: 1 none, 0 the mean."
     ),
@@ -47,8 +45,6 @@ _LOOKS = [
     click.option("--noise-mode", "noise", type=click.Choice(NOISE_MODES), default="const", show_default=True),
     click.option("--resolution", type=SizeType(), help="A level of the network.  [default: the one it is trained to]"),
     click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Pictures at a time."),
-]
-_PLACE = [
     click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True),
     click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Arithmetic."),
 ]
@@ -56,7 +52,7 @@ _PLACE = [
 
 def rendering_options(command: Callable) -> Callable:
     """--network, how pictures look and where they are computed: the arguments of `open_network`."""
-    for option in reversed([*_NETWORK, *_LOOKS, *_PLACE]):
+    for option in reversed(_RENDERING):
         command = option(command)
     return command
 
@@ -128,7 +124,10 @@ class Opened:
         config = self.G.config
         if isinstance(given, Path):
             found = load_latents(given, config, self.networks)
-            if found.w is not None or (found.classes is not None and klass is None):
+            if found.w is not None:
+                _unused(("psi", "cutoff", "towards", "klass"), f"the w of {given}, which is used as it is")
+                return found
+            if found.classes is not None and klass is None:
                 return found
             numbers = list(range(len(found))) if found.seeds is None else found.seeds.tolist()
             classes = choose_classes(config, self.provenance, numbers, klass)
@@ -314,12 +313,17 @@ def _averages(
 
 
 def _without_styles(looks: dict[str, Any], family: str) -> dict[str, Any]:
+    _unused([name for name in looks if name != "batch"], f"a {family} network")
+    return {"batch": looks["batch"]}
+
+
+def _unused(names: Iterable[str], what: str) -> None:
+    """Notes those of the command's arguments that were given and mean nothing to `what`."""
     ctx = click.get_current_context()
     options = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
-    typed = [k for k in looks if ctx.get_parameter_source(k) == click.core.ParameterSource.COMMANDLINE and k != "batch"]
+    typed = [options[k] for k in names if ctx.get_parameter_source(k) == click.core.ParameterSource.COMMANDLINE]
     if typed:
-        click.echo(f"Note: {', '.join(options[k] for k in typed)} means nothing to a {family} network.", err=True)
-    return {"batch": looks["batch"]}
+        click.echo(f"Note: {', '.join(typed)} means nothing to {what}.", err=True)
 
 
 def moved_sheet(

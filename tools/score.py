@@ -50,7 +50,7 @@ def score(run: str, data: str, against: str | None, features_out: Path | None, o
     place, begin = pick_device(device), time.monotonic()
     D, config, stage = open_discriminator(run, None, place)
     sets = [_open(name, config, stage) for name in (data, against) if name is not None]
-    found = [_scores(D, dataset, stage, place) for dataset in sets]
+    found = [_scores(D, dataset, stage, place, features_out is not None) for dataset in sets]
     out.mkdir(parents=True, exist_ok=True)
     values, order = found[0][0], found[0][0].argsort()
     text = io.StringIO()
@@ -61,8 +61,8 @@ def score(run: str, data: str, against: str | None, features_out: Path | None, o
     ends = order if len(order) <= SHOWN else torch.cat([order[: SHOWN // 2], order[-SHOWN // 2 :]])
     shown = torch.stack([torch.from_numpy(sets[0].read(i)) for i in ends.tolist()])
     save_image(grid(shown, COLUMNS, -(-len(shown) // COLUMNS)), out / "ranked.png")
-    if features_out:
-        _save_features(features_out, sets[0], values, found[0][1])
+    if features_out and (features := found[0][1]) is not None:
+        _save_features(features_out, sets[0], values, features)
     if against:
         click.echo(f"{separated(found[1][0], values):.3f} ROC AUC of {data} above {against}")
     click.echo(f"Wrote {len(values):,} scores to {out} in {time.monotonic() - begin:.1f} s.")
@@ -91,8 +91,10 @@ def _open(name: str, config: Any, stage: dict[str, Any]) -> "Dataset":
     return dataset
 
 
-def _scores(D: Any, dataset: "Dataset", stage: dict[str, Any], place: Any) -> "tuple[Tensor, Tensor]":
-    """(scores [N], features [N, F]) of pictures, each in a batch of its own."""
+def _scores(
+    D: Any, dataset: "Dataset", stage: dict[str, Any], place: Any, wanted: bool
+) -> "tuple[Tensor, Tensor | None]":
+    """(scores [N], features [N, F] if they are wanted) of pictures, each in a batch of its own."""
     import numpy as np
     import torch
 
@@ -106,10 +108,10 @@ def _scores(D: Any, dataset: "Dataset", stage: dict[str, Any], place: Any) -> "t
             x, rows = to_float(images).to(place), np.arange(start, start + len(images))
             labels = torch.from_numpy(dataset.label_vectors(rows)).to(place) if D.config.label_size else None
             scores.append(D(x, labels, parts=len(x), **stage)[:, 0].float().cpu())
-            features.append(torch.cat([D.features(one[None], **stage) for one in x]).float().cpu())
+            features += [D.features(one[None], **stage).float().cpu() for one in x] if wanted else []
             start += len(x)
             bar.update(len(x))
-    return torch.cat(scores), torch.cat(features)
+    return torch.cat(scores), torch.cat(features) if wanted else None
 
 
 def _save_features(path: Path, dataset: "Dataset", scores: "Tensor", features: "Tensor") -> None:

@@ -46,7 +46,7 @@ def load(spec: str, device: torch.device | str = "cpu") -> Features:
         return _Pixels(torch.device(device))
     if not Path(spec).is_file():
         raise UserError(f"no features {spec!r}: give {', '.join(NAMES)} or a TorchScript file (docs/metrics.md)")
-    return _Script(Path(spec), torch.device(device))
+    return ScriptFeatures(Path(spec), torch.device(device))
 
 
 def to_rgb(images: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class _Pixels:
         return ((to_rgb(a).float() - to_rgb(b).float()) / 255).square().mean((1, 2, 3)).cpu()
 
 
-class _Script:
+class ScriptFeatures:
     """A TorchScript module that takes uint8 RGB pictures [N, 3, H, W], as large as they are, and returns [N, D].
 
     Where its `forward` has them, `return_features` is true; for distances `return_lpips` is true and `resize_images`
@@ -128,7 +128,7 @@ class _Script:
             self.identity = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
             self.module = torch.jit.load(os.fspath(path), map_location=device).eval()
             self.accepted = {argument.name for argument in self.module.forward.schema.arguments}
-            vectors = self._run(torch.zeros(2, 3, 256, 256, dtype=torch.uint8), return_features=True)
+            vectors = self(torch.zeros(2, 3, 256, 256, dtype=torch.uint8))
         except (RuntimeError, AttributeError, TypeError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise UserError(
@@ -139,18 +139,22 @@ class _Script:
             raise UserError(f"{path} makes {shape} of 2 pictures, not vectors [2, D]; see docs/metrics.md")
         self.dim = vectors.shape[1]
 
-    @torch.inference_mode()
     def _run(self, images: Tensor, **options: bool) -> Tensor:
         chosen = {name: value for name, value in options.items() if name in self.accepted}
         return self.module(to_rgb(images.to(self.device)), **chosen)
 
+    @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         return self._run(images, return_features=True).float().cpu()
 
-    def distance(self, a: Tensor, b: Tensor) -> Tensor:
-        """Squared Euclidean distances of what the module makes of float pictures."""
+    def perceptual(self, images: Tensor) -> Tensor:
+        """float [N, C, H, W] in 0..255 -> [N, D], whose squared distances are perceptual ones; with gradient."""
         options = {"return_lpips": True, "resize_images": False}
         if "return_lpips" not in self.accepted:
             options = {"return_features": True}
-        x, y = (self._run(images, **options).float() for images in (a, b))
-        return (x - y).square().sum(1).cpu()
+        return self._run(images, **options).float()
+
+    @torch.inference_mode()
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        """Squared Euclidean distances of what the module makes of float pictures."""
+        return (self.perceptual(a) - self.perceptual(b)).square().sum(1).cpu()
