@@ -114,8 +114,8 @@ def _routes(opened: Opened, seeds: list[int] | Path, klass: str | None, cells: i
     if len(special) > 1:
         raise click.UsageError(f"{' and '.join(map(_option, special))} are different paths; give one")
     for name in special:
-        if given := [other for other in UNUSED[name] if way[other] and (other, way[other]) != ("ease", "linear")]:
-            raise click.UsageError(f"{_option(given[0])} means nothing to {_option(name)}; leave it out")
+        if wrong := [other for other in UNUSED[name] if way[other] and (other, way[other]) != ("ease", "linear")]:
+            raise click.UsageError(f"{_option(wrong[0])} means nothing to {_option(name)}; leave it out")
     if not opened.styled and (wrong := [name for name in ("styles", *WAY[6:]) if way[name]]):
         raise UserError(f"{_option(wrong[0])} needs styles; a {opened.G.config.family} network has none")
     if way["sweep_classes"]:
