@@ -105,7 +105,7 @@ def generated(network: Path, out: Path, *options: str, seeds: str) -> Path:
     return out
 
 
-FAST = {"steps": 150, "starts": 500, "w_noise": 0.1}  # of a projection
+FAST = {"steps": 150, "starts": 500, "lr": 0.1}  # of a projection
 
 
 class Averages:

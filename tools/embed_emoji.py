@@ -61,6 +61,14 @@ def shrink(webp: bytes) -> bytes:
     return png.getvalue()
 
 
+def download() -> tuple[dict[str, bytes], list[dict[str, Any]], dict[str, str]]:
+    """The pictures, file name -> contents; emojibase's list of emoji; names of its subgroups by their numbers."""
+    with tempfile.TemporaryDirectory() as folder:
+        table, files = fetch(SUBGROUP_TABLE, folder), fetch(PICTURES, folder)
+    pictures = {name: data for name, data in sorted(files.items()) if name.startswith("assets/")}
+    return pictures, json.loads(table["en/data.json"]), json.loads(table["meta/groups.json"])["subgroups"]
+
+
 def write_archive(path: Path, pictures: list[bytes], comment: str) -> None:
     """NVIDIA's data set format without labels; fixed dates, so that the same pictures give the same bytes."""
     entries = {f"{i // 1000:05d}/img{i:08d}.png": data for i, data in enumerate(pictures)}
@@ -87,12 +95,9 @@ def embed_emoji(out: Path | None) -> None:
 
     folder = Path(assets.__file__).parent
     out = out or folder / "emoji-people-64.zip"
-    with tempfile.TemporaryDirectory() as downloads:
-        table = fetch(SUBGROUP_TABLE, downloads)
-        files = fetch(PICTURES, downloads)
-    emoji, groups = json.loads(table["en/data.json"]), json.loads(table["meta/groups.json"])
-    wanted = people(emoji, groups["subgroups"])
-    chosen = sorted(name for name in files if name.startswith("assets/") and key(Path(name).stem) in wanted)
+    files, emoji, subgroups = download()
+    wanted = people(emoji, subgroups)
+    chosen = [name for name in files if key(Path(name).stem) in wanted]
     assert len(chosen) == COUNT, f"{len(chosen)} people in {PICTURES}, expected {COUNT}"
     pictures = [shrink(files[name]) for name in tqdm(chosen, desc="people", unit="img")]
     write_archive(out, pictures, (folder / "emoji-people-64.txt").read_text(encoding="utf-8"))

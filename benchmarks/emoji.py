@@ -1,0 +1,49 @@
+"""Emoji data sets at 64x64 for experiments with pictures that a network has not seen. Needs npm.
+
+people-rest.zip: the data set emoji-people-64 without sixteen people, drawn among those that come in six skins.
+people-held-out.zip: the sixteen, one after the other, six skins each.
+other-emoji.zip: all emoji but people and parts of them: faces, animals, food, places, things and signs.
+"""
+
+import random
+from pathlib import Path
+
+import click
+from tqdm import tqdm
+
+from stylegen.tools.embed_emoji import SUBGROUPS, download, key, shrink, write_archive
+
+HELD_OUT, SKINS = 16, 6
+PEOPLE = 1  # the group of people and parts of them in Unicode's list
+
+
+@click.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+def main(folder: Path) -> None:
+    files, emoji, subgroups = download()
+    by_key = {key(Path(name).stem): name for name in files}
+    people: dict[str, list[str]] = {}
+    others = []
+    for entry in emoji:
+        variants = [key(variant["hexcode"]) for variant in [entry, *entry.get("skins", [])]]
+        names = [by_key[found] for found in variants if found in by_key]
+        if subgroups.get(str(entry.get("subgroup"))) in SUBGROUPS:
+            people[entry["label"]] = names
+        elif entry.get("group", PEOPLE) != PEOPLE:
+            others += names
+    full = sorted(label for label, names in people.items() if len(names) == SKINS)
+    held = sorted(random.Random(0).sample(full, HELD_OUT))
+    click.echo(f"held out: {', '.join(held)}")
+    sets = {
+        "people-rest": sorted(name for label, names in people.items() if label not in held for name in names),
+        "people-held-out": [name for label in held for name in sorted(people[label])],
+        "other-emoji": sorted(others),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for title, names in sets.items():
+        pictures = [shrink(files[name]) for name in tqdm(names, desc=title, unit="img")]
+        write_archive(folder / f"{title}.zip", pictures, f"{len(names)} Fluent Emoji (Microsoft, MIT), on white")
+
+
+if __name__ == "__main__":
+    main()
