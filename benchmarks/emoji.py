@@ -3,15 +3,18 @@
 people-rest.zip: the data set emoji-people-64 without sixteen people, drawn among those that come in six skins.
 people-held-out.zip: the sixteen, one after the other, six skins each.
 other-emoji.zip: all emoji but people and parts of them: faces, animals, food, places, things and signs.
+noise.zip: as many pictures as are held out, every pixel by itself.
 """
 
 import random
 from pathlib import Path
 
 import click
+import numpy as np
 from tqdm import tqdm
 
-from stylegen.tools.embed_emoji import SUBGROUPS, download, key, shrink, write_archive
+from stylegen.tools.embed_emoji import SIZE, SUBGROUPS, download, key, shrink, write_archive
+from stylegen.training import png
 
 HELD_OUT, SKINS = 16, 6
 PEOPLE = 1  # the group of people and parts of them in Unicode's list
@@ -43,6 +46,8 @@ def main(folder: Path) -> None:
     for title, names in sets.items():
         pictures = [shrink(files[name]) for name in tqdm(names, desc=title, unit="img")]
         write_archive(folder / f"{title}.zip", pictures, f"{len(names)} Fluent Emoji (Microsoft, MIT), on white")
+    drawn = np.random.RandomState(0).randint(0, 256, (HELD_OUT * SKINS, SIZE, SIZE, 3), np.uint8)
+    write_archive(folder / "noise.zip", [png.encode(pixels) for pixels in drawn], "noise")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .config import resolution_of
-from .errors import NotFoundError, UserError
+from .errors import NotFoundError, UsageError, UserError
 from .files import atomic_path
 from .latents import draw
 
@@ -165,14 +165,14 @@ def evaluate(expression: str, latent: Callable[[int | str], Tensor]) -> Tensor:
             case ast.Call(func=ast.Name(id="mean"), args=[_, *_], keywords=[]):
                 parts = [value(part) for part in node.args]
                 return sum(parts[1:], start=parts[0]) / len(parts)
-        raise UserError(f"--expr {expression!r}: write seeds, 'files', mean(a, b, ...), + and -, and factors as 0.5")
+        raise UsageError(f"--expr {expression!r}: write seeds, 'files', mean(a, b, ...), + and -, and factors as 0.5")
 
     try:
         found = value(ast.parse(expression.strip(), mode="eval"))
     except SyntaxError:
-        raise UserError(f"--expr {expression!r} cannot be read; write it as mean(1,2,3) - mean(4,5,6) + 7") from None
+        raise UsageError(f"--expr {expression!r} cannot be read; write it as mean(1,2,3) - mean(4,5,6) + 7") from None
     if not isinstance(found, Tensor) or found.ndim != 2:
-        raise UserError(f"--expr {expression!r} is a number; it needs seeds or files")
+        raise UsageError(f"--expr {expression!r} is a number; it needs seeds or files")
     return found
 
 
@@ -187,7 +187,7 @@ def blend(first: Any, second: Any, side: int, smooth: float = 0.0) -> Any:
     config = first.config
     sides = [max(resolution_of(config, level)) for level in range(config.levels)]
     if side not in sides:
-        raise UserError(f"--swap-at {side}: this network has levels of {', '.join(map(str, sides))}")
+        raise UsageError(f"--swap-at {side}: this network has levels of {', '.join(map(str, sides))}")
     blended = copy.deepcopy(first)
     theirs = dict(second.named_parameters()) | dict(second.named_buffers())
     with torch.no_grad():

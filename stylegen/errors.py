@@ -5,5 +5,9 @@ class UserError(ValueError):
     """Bad input, in one line: what was given, what is accepted, what to do. The command line prints it, exit code 1."""
 
 
-class NotFoundError(UserError):
-    """An argument that names nothing that is there. The command line prints it as wrong usage, exit code 2."""
+class UsageError(UserError):
+    """An argument that means nothing. The command line prints it as wrong usage, exit code 2."""
+
+
+class NotFoundError(UsageError):
+    """An argument that names nothing that is there."""

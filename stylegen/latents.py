@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .config import GeneratorConfig
-from .errors import NotFoundError, UserError
+from .errors import NotFoundError, UsageError, UserError
 from .files import atomic_path
 
 MAX_SEED = 2**32 - 1
@@ -29,14 +29,14 @@ def parse_seeds(text: str) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,10})\s*(?:-\s*(\d{1,10})\s*)?", part, re.ASCII)
         if not match:
-            raise UserError(f"seeds {text!r}: {part.strip()!r} is not a number or a range; write them as 0-7,42")
+            raise UsageError(f"seeds {text!r}: {part.strip()!r} is not a number or a range; write them as 0-7,42")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
-            raise UserError(f"seeds {text!r}: the range {first}-{last} runs backwards; write {last}-{first}")
+            raise UsageError(f"seeds {text!r}: the range {first}-{last} runs backwards; write {last}-{first}")
         if last > MAX_SEED:
-            raise UserError(f"seeds {text!r}: {last} is too large; seeds are 0 to {MAX_SEED}")
+            raise UsageError(f"seeds {text!r}: {last} is too large; seeds are 0 to {MAX_SEED}")
         if last - first + len(seeds) >= MAX_SEEDS:
-            raise UserError(f"seeds {text!r}: these are more than {MAX_SEEDS:,}; ask for fewer at a time")
+            raise UsageError(f"seeds {text!r}: these are more than {MAX_SEEDS:,}; ask for fewer at a time")
         seeds.update(dict.fromkeys(range(first, last + 1)))
     return list(seeds)
 
@@ -56,11 +56,11 @@ def parse_layers(text: str, levels: int) -> list[int]:
         if part in named:
             layers.update(named[part])
         elif not match:
-            raise UserError(f"layers {text!r}: {part!r} is neither a range such as 0-3 nor {', '.join(GROUPS)}")
+            raise UsageError(f"layers {text!r}: {part!r} is neither a range such as 0-3 nor {', '.join(GROUPS)}")
         else:
             first, last = int(match[1]), int(match[2] or match[1])
             if not first <= last < 2 * levels:
-                raise UserError(
+                raise UsageError(
                     f"layers {text!r}: {part!r} is no range of this network's layers, 0 to {2 * levels - 1}"
                 )
             layers.update(range(first, last + 1))
@@ -220,6 +220,8 @@ def load_latents(path: str | Path, config: GeneratorConfig, networks: Sequence[s
 
 def _checked(path: str | Path, name: str, array: np.ndarray) -> np.ndarray:
     kind = np.float32 if _TENSORS[name].is_floating_point else np.int64
-    if not np.can_cast(array.dtype, kind, "same_kind") or not np.isfinite(array).all():
-        raise UserError(f"{path}: its {name} must be finite numbers of {np.dtype(kind)}, not {array.dtype}")
+    if not np.can_cast(array.dtype, kind, "same_kind"):
+        raise UserError(f"{path}: its {name} must be {np.dtype(kind)}, not {array.dtype}")
+    if not np.isfinite(array).all():
+        raise UserError(f"{path}: its {name} has values that are not finite; make it again")
     return np.ascontiguousarray(array, kind)

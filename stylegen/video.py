@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import UserError
+from .errors import UsageError, UserError
 from .files import atomic_path
 from .images import save_image, to_pil
 
@@ -33,9 +33,9 @@ def check_video(path: str | Path, fps: float) -> None:
     if not suffix:
         return
     if suffix not in FORMATS:
-        raise UserError(f"{path}: a video is {', '.join(FORMATS)}, or a folder of numbered PNGs, which has no suffix")
+        raise UsageError(f"{path}: a video is {', '.join(FORMATS)}, or a folder of numbered PNGs, which has no suffix")
     if suffix == ".gif" and fps > GIF_FPS:
-        raise UserError(f"a GIF has at most {GIF_FPS} frames a second, not {fps:g}; write .mp4 or .webp")
+        raise UsageError(f"a GIF has at most {GIF_FPS} frames a second, not {fps:g}; write .mp4 or .webp")
     _encoder(suffix)
 
 

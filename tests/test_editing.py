@@ -215,12 +215,12 @@ def test_what_cannot_be_edited(networks, tmp_path):
         ("directions", "progan", [], 1, "a progan network has no styles"),
         ("directions", "rgb", ["--with", "1"], 2, "--with and --without belong together"),
         ("directions", "rgb", ["--count", "9"], 2, "styles of 8 have no more directions"),
-        ("directions", "rgb", ["--layers", "6"], 1, "no range of this network's layers, 0 to 5"),
+        ("directions", "rgb", ["--layers", "6"], 2, "no range of this network's layers, 0 to 5"),
         ("edit", "rgb", [], 2, "give either --direction, with --seeds, or --expr"),
         ("edit", "rgb", ["--direction", file], 2, "--direction moves pictures; give their --seeds"),
         ("edit", "rgb", ["--seeds", "1", "--direction", file + ":1"], 2, "has directions 0 to 0"),
         ("edit", "gray", ["--seeds", "1", "--direction", file], 1, "belongs to another network"),
-        ("edit", "rgb", ["--expr", "1 +"], 1, "--expr '1 +' cannot be read"),
+        ("edit", "rgb", ["--expr", "1 +"], 2, "--expr '1 +' cannot be read"),
         ("edit", "rgb", ["--seeds", "1", "--direction", file, "--strength", "1:2:1"], 2, "is not A:B or A:B:STEPS"),
     ]:
         assert message in command(name, networks[kind], out, *options, code=code).stderr

@@ -124,7 +124,7 @@ def test_constant_speed(networks, tmp_path):
         ("rgb", ["--walk", "1", "--sweep-layers"], 2, "--walk and --sweep-layers are different paths; give one"),
         ("rgb", ["--curve", "slerp"], 2, "--curve slerp is not one of w's; it has cubic, linear"),
         ("rgb", ["--space", "z", "--styles", "0"], 2, "--styles picks layers of w; give --space w"),
-        ("rgb", ["--styles", "0-9"], 1, "no range of this network's layers, 0 to 5"),
+        ("rgb", ["--styles", "0-9"], 2, "no range of this network's layers, 0 to 5"),
         ("rgb", ["--sweep-trunc", "1"], 2, "'1' is not A:B or A:B:STEPS, such as -3:3:7"),
         ("rgb", ["--sweep-classes", "0,1"], 2, "this network has no classes"),
         ("rgb", ["--scale", "64", "--grid", "999x999"], 2, "pixels; take fewer cells"),
@@ -132,7 +132,7 @@ def test_constant_speed(networks, tmp_path):
         ("rgb", ["--sweep-layers", "--ease", "in"], 2, "--ease means nothing to --sweep-layers; leave it out"),
         ("rgb", ["--sweep-trunc", "0:1", "--curve", "cubic"], 2, "--curve means nothing to --sweep-trunc"),
         ("rgb", ["--fps", "0"], 2, "is not in the range"),
-        ("rgb", ["--out", "a.mov"], 1, "a video is .mp4, .gif, .webp, or a folder of numbered PNGs"),
+        ("rgb", ["--out", "a.mov"], 2, "a video is .mp4, .gif, .webp, or a folder of numbered PNGs"),
     ],
 )
 def test_wrong_options(networks, tmp_path, kind, options, code, message):

@@ -103,8 +103,8 @@ def test_video(networks, tmp_path):
 def test_what_cannot_be_mixed(networks, tmp_path, monkeypatch):
     for kind, options, code, message in [
         ("progan", [], 1, "a progan network has no styles to mix; StyleGANs have"),
-        ("rgb", ["--styles", "0-6"], 1, "no range of this network's layers, 0 to 5"),
-        ("rgb", ["--video", str(tmp_path / "a.mov")], 1, "a video is .mp4"),
+        ("rgb", ["--styles", "0-6"], 2, "no range of this network's layers, 0 to 5"),
+        ("rgb", ["--video", str(tmp_path / "a.mov")], 2, "a video is .mp4"),
         ("rgb", ["--row-class", "1"], 2, "this network has no classes"),
     ]:
         assert message in mixed(networks[kind], tmp_path / "out", *options, code=code).stderr

@@ -8,7 +8,7 @@ import warnings
 import click
 
 from stylegen import __version__
-from stylegen.errors import NotFoundError, UserError
+from stylegen.errors import UsageError, UserError
 from stylegen.memory import keep_freed
 
 # Command -> (module, which defines a click command of that name; the line that `stylegen --help` shows).
@@ -68,13 +68,14 @@ class LazyGroup(click.Group):
         except (UserError, OSError) as error:
             if os.environ.get("STYLEGEN_DEBUG") == "1":
                 raise
-            kind = click.UsageError if isinstance(error, NotFoundError) else click.ClickException
+            kind = click.UsageError if isinstance(error, UsageError) else click.ClickException
             raise kind(_one_line(error)) from None
 
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror}"
+        remedy = "; a folder must go there" if isinstance(error, FileExistsError | NotADirectoryError) else ""
+        return f"{error.filename}: {error.strerror}{remedy}"
     return " ".join(str(error).split()) or type(error).__name__
 
 
