@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SHOWN, COLUMNS = 64, 16  # pictures of the ranked sheet
 BATCH = 32
-PROJECTED = 16  # pictures at a time
+PROJECTED, STARTS = 16, 200  # pictures at a time, samples that a search starts from
 
 
 @click.command()
@@ -78,7 +78,7 @@ def score(
         table.writerow([sets[0].names[i], *(f"{float(values[0][i]):.6g}" for values in columns.values())])
     write_atomic(out / "scores.csv", text.getvalue())
     ends = order if len(order) <= SHOWN else torch.cat([order[: SHOWN // 2], order[-SHOWN // 2 :]])
-    shown = torch.stack([torch.from_numpy(sets[0].read(i)) for i in ends.tolist()])
+    shown = torch.stack([torch.from_numpy(sets[0].read(i).copy()) for i in ends.tolist()])
     save_image(grid(shown, COLUMNS, -(-len(shown) // COLUMNS)), out / "ranked.png")
     if features_out and (features := found[0][1]) is not None:
         _save_features(features_out, sets[0], columns["score"][0], features)
@@ -154,7 +154,7 @@ def _residuals(run: str, sets: "list[Dataset]", steps: int, device: str) -> "lis
         raise UserError(f"a {opened.G.config.family} network has no styles to search; score without --residual")
     G, place = opened.G, opened.G.w_avg.device
     perceptual = load_perceptual("lite0", place)
-    settings, found = Settings(steps=steps, patience=0), []
+    settings, found = Settings(steps=steps, starts=STARTS, patience=0), []
     with progress(sum(map(len, sets)), "residuals") as bar:
         for dataset in sets:
             parts, start = [], 0
