@@ -161,7 +161,12 @@ def evaluate(expression: str, latent: Callable[[int | str], Tensor]) -> Tensor:
             case ast.BinOp(op=ast.Sub()):
                 return value(node.left) - value(node.right)
             case ast.BinOp(op=ast.Mult()):
-                return value(node.left) * value(node.right)
+                left, right = value(node.left), value(node.right)
+                if isinstance(left, Tensor) and isinstance(right, Tensor):
+                    raise UsageError(
+                        f"--expr {expression!r} multiplies latents; a factor has a point, as in 2.0 * (3 - 4)"
+                    )
+                return left * right
             case ast.Call(func=ast.Name(id="mean"), args=[_, *_], keywords=[]):
                 parts = [value(part) for part in node.args]
                 return sum(parts[1:], start=parts[0]) / len(parts)

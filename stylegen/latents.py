@@ -205,6 +205,8 @@ def load_latents(path: str | Path, config: GeneratorConfig, networks: Sequence[s
     if "w" in found and found["w"].ndim == 2:
         found["w"] = found["w"][:, None].repeat(1, layers, 1)
     count = len(found.get("w", found.get("z", ())))
+    if not count:
+        raise UserError(f"{path} holds no latents")
     shapes = {"z": (count, config.latent_size), "w": (count, layers, config.style_size)}
     for name, values in found.items():
         wanted = shapes.get(name, (count,))

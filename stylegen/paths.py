@@ -49,7 +49,7 @@ def keyed(keys: Tensor, curve: str, *, loop: bool = False, ease: str = "linear")
 
     def at(t: Tensor) -> Tensor:
         if not segments:
-            return keys.expand(len(t), *keys.shape[1:])
+            return keys.repeat(len(t), *[1] * (keys.ndim - 1))
         place = t.to(torch.float64) * segments
         index = place.floor().long().clamp(max=segments - 1)
         part = EASINGS[ease]((place - index).clamp(0, 1))

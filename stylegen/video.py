@@ -1,6 +1,7 @@
 """Video files and numbered pictures, written frame by frame: memory does not grow with their length."""
 
 import importlib
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -13,24 +14,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import UsageError, UserError
-from .files import atomic_path
+from .files import atomic_folder, atomic_path
 from .images import save_image, to_pil
 
 Write = Callable[[Tensor], None]
 
 GIF_FPS = 50  # the most that common viewers play
-# Suffix -> (encoder, its pixels, options of it, options of the file). H.264's CRF 17 is hard to tell from lossless.
+# Suffix -> (encoder, its pixels, options of it, options of the file). H.264's CRF 17 is hard to tell from lossless;
+# x264's tree of macroblocks makes other bytes now and then, of the same frames, where it is computed with AVX-512.
 FORMATS: dict[str, tuple[str, str, dict[str, str], dict[str, str]]] = {
-    ".mp4": ("libx264", "yuv420p", {"crf": "17"}, {"movflags": "faststart"}),
+    ".mp4": ("libx264", "yuv420p", {"crf": "17", "x264-params": "mbtree=0"}, {"movflags": "faststart"}),
     ".gif": ("gif", "pal8", {}, {"loop": "0"}),
     ".webp": ("libwebp_anim", "bgra", {"lossless": "1"}, {"loop": "0"}),
 }
 
 
 def check_video(path: str | Path, fps: float) -> None:
-    """Raises UserError for a name that means no format, a rate that the format has not, or a missing encoder."""
+    """Raises UserError for a name that means no format, a rate that the format has not, or a missing encoder.
+
+    Of a folder: where it holds anything but the pictures of an earlier video, which are replaced.
+    """
     suffix = Path(path).suffix.lower()
     if not suffix:
+        others = [other.name for other in Path(path).glob("*") if not re.fullmatch(r"frame-\d{6}\.png", other.name)]
+        if others:
+            raise UserError(f"{path} holds {others[0]}, which is no picture of a video; give a new folder")
         return
     if suffix not in FORMATS:
         raise UsageError(f"{path}: a video is {', '.join(FORMATS)}, or a folder of numbered PNGs, which has no suffix")
@@ -44,8 +52,8 @@ def open_video(path: str | Path, fps: float) -> Iterator[Write]:
     """Yields write(frame uint8 [C, H, W]), frames of one size. The file is there when all is written, or not at all.
 
     .mp4 is H.264 (4:2:0; of an odd side the last line is repeated), .gif has a palette a frame, .webp is lossless and
-    keeps an alpha channel: the others show it on white. No suffix: a folder of frame-000000.png and so on, each of
-    which is there as soon as it is written. Raises UserError as `check_video` does, OSError.
+    keeps an alpha channel: the others show it on white. No suffix: a folder of frame-000000.png and so on. Raises
+    UserError as `check_video` does, OSError.
     """
     path = Path(path)
     check_video(path, fps)
@@ -54,9 +62,9 @@ def open_video(path: str | Path, fps: float) -> Iterator[Write]:
         with atomic_path(path) as temporary:
             yield from _encoded(temporary, path.suffix.lower(), Fraction(fps).limit_denominator(1001))
     else:
-        path.mkdir(parents=True, exist_ok=True)
-        numbers = iter(range(10**6))
-        yield lambda frame: save_image(frame, path / f"frame-{next(numbers):06d}.png")
+        with atomic_folder(path) as folder:
+            numbers = iter(range(10**6))
+            yield lambda frame: save_image(frame, folder / f"frame-{next(numbers):06d}.png")
 
 
 def _encoded(path: Path, suffix: str, fps: Fraction) -> Iterator[Write]:

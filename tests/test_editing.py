@@ -221,6 +221,15 @@ def test_what_cannot_be_edited(networks, tmp_path):
         ("edit", "rgb", ["--seeds", "1", "--direction", file + ":1"], 2, "has directions 0 to 0"),
         ("edit", "gray", ["--seeds", "1", "--direction", file], 1, "belongs to another network"),
         ("edit", "rgb", ["--expr", "1 +"], 2, "--expr '1 +' cannot be read"),
+        ("edit", "rgb", ["--expr", "2 * (3 - 4)"], 2, "multiplies latents"),
+        ("edit", "rgb", ["--expr", "1 + 2", "--strength", "0:2"], 2, "--strength means nothing without --direction"),
+        (
+            "directions",
+            "rgb",
+            ["--with", "1", "--without", "2", "--count", "3"],
+            2,
+            "--count means nothing to examples",
+        ),
         ("edit", "rgb", ["--seeds", "1", "--direction", file, "--strength", "1:2:1"], 2, "is not A:B or A:B:STEPS"),
     ]:
         assert message in command(name, networks[kind], out, *options, code=code).stderr

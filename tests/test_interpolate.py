@@ -119,8 +119,10 @@ def test_constant_speed(networks, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "options", "code", "message"),
     [
-        ("rgb", ["--grid", "2x1"], 2, "3 seeds; 2 paths at once (--grid) take a multiple of 2"),
-        ("rgb", ["--walk", "1"], 2, "3 seeds; 1 paths at once (--grid) take 1 of them"),
+        ("rgb", ["--grid", "2x1"], 2, "every cell takes as many seeds; --grid makes 2, and there are 3 seeds"),
+        ("rgb", ["--walk", "1"], 2, "--walk takes one seed a cell; --grid makes 1, and there are 3 seeds"),
+        ("rgb", ["--sweep-trunc", "-1:1:3"], 2, "goes from A to B; write it as -1:1"),
+        ("rgb", ["--grid", "3x1"], 2, "give two seeds or more, or --walk"),
         ("rgb", ["--walk", "1", "--sweep-layers"], 2, "--walk and --sweep-layers are different paths; give one"),
         ("rgb", ["--curve", "slerp"], 2, "--curve slerp is not one of w's; it has cubic, linear"),
         ("rgb", ["--space", "z", "--styles", "0"], 2, "--styles picks layers of w; give --space w"),

@@ -106,6 +106,7 @@ def test_what_cannot_be_mixed(networks, tmp_path, monkeypatch):
         ("rgb", ["--styles", "0-6"], 2, "no range of this network's layers, 0 to 5"),
         ("rgb", ["--video", str(tmp_path / "a.mov")], 2, "a video is .mp4"),
         ("rgb", ["--row-class", "1"], 2, "this network has no classes"),
+        ("rgb", ["--fps", "10"], 2, "--fps means nothing without --video"),
     ]:
         assert message in mixed(networks[kind], tmp_path / "out", *options, code=code).stderr
     monkeypatch.setattr(rendering, "MAX_GRID_PX", 1000)

@@ -9,7 +9,11 @@ import torch
 from PIL import Image
 
 from stylegen import video
+from stylegen.checkpoint import load_network
 from stylegen.errors import UserError
+from stylegen.images import to_uint8
+from stylegen.latents import from_seeds, styles
+from stylegen.paths import frames, keyed
 from stylegen.video import open_video
 
 av = pytest.importorskip("av")
@@ -82,6 +86,23 @@ def test_same_frames_same_bytes(tmp_path, name):
     assert len(seen) == 1
 
 
+def test_same_pictures_same_mp4(tmp_path):
+    """Those of a network, of which x264 made other bytes in one of four attempts."""
+    G = load_network("emoji64")[0].requires_grad_(False)
+    images = to_uint8(
+        G.synthesis(keyed(styles(G, from_seeds([0, 1, 2, 3], 128), 0.7), "cubic", loop=True)(frames(60, closed=True)))
+    )
+    seen, kept = set(), []
+    for i in range(16):
+        with open_video(tmp_path / "a.mp4", 30) as send:
+            for image in images:
+                kept.append(bytes([i]) * (977 * i))  # so that memory is laid out anew
+                send(image)
+        seen.add((tmp_path / "a.mp4").read_bytes())
+        kept = kept[-40:]
+    assert len(seen) == 1
+
+
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.webp"])
 def test_an_interrupted_video_is_not_there(tmp_path, name):
     (tmp_path / name).write_text("before")
@@ -90,6 +111,21 @@ def test_an_interrupted_video_is_not_there(tmp_path, name):
         raise KeyboardInterrupt
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == "before"
+
+
+def test_folders_are_whole_and_hold_nothing_else(tmp_path):
+    folder = tmp_path / "frames"
+    write(folder, [frame(i) for i in range(5)])
+    with pytest.raises(KeyboardInterrupt), open_video(folder, 25) as send:
+        send(frame(7))
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["frames"]
+    assert len(list(folder.iterdir())) == 5
+    write(folder, [frame(9), frame(8)])
+    assert sorted(path.name for path in folder.iterdir()) == ["frame-000000.png", "frame-000001.png"]
+    (folder / "mine.txt").write_text("kept")
+    with pytest.raises(UserError, match=r"holds mine\.txt, which is no picture of a video"):
+        video.check_video(folder, 25)
 
 
 def test_what_cannot_be_written(tmp_path, monkeypatch):

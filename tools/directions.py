@@ -8,7 +8,7 @@ import click
 
 from stylegen.errors import UserError
 
-from .options import SeedsType, SweepType
+from .options import SeedsType, SweepType, needs
 from .rendering import check_grid, moved_sheet, open_network, rendering_options
 
 
@@ -53,6 +53,8 @@ def directions(
 
     if (positive is None) != (negative is None):
         raise click.UsageError("--with and --without belong together; give examples of both")
+    for option in ("method", "count"):
+        needs(option, positive is None, "to examples")
     opened = open_network(**options)
     if not opened.styled:
         raise UserError(f"a {opened.G.config.family} network has no styles; StyleGANs have")

@@ -8,7 +8,7 @@ import click
 
 from stylegen.errors import UserError
 
-from .options import SeedsType, SweepType
+from .options import SeedsType, SweepType, needs
 from .rendering import Opened, check_grid, moved_sheet, open_network, rendering_options
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ def edit(
         raise click.UsageError("give either --direction, with --seeds, or --expr")
     if direction is not None and seeds is None:
         raise click.UsageError("--direction moves pictures; give their --seeds")
+    for option in ("seeds", "strength", "layers"):
+        needs(option, direction, "without --direction")
     opened = open_network(**options)
     if not opened.styled:
         raise UserError(f"a {opened.G.config.family} network has no styles to edit; StyleGANs have")
@@ -77,7 +79,7 @@ def edit(
         save_image(images[-1], out / "result.png")
         save_image(grid(images, len(images), 1), out / "sheet.png")
     save_latents(out / "latents.npz", Latents(w=result, network=network))
-    click.echo(f"Wrote {out} in {time.monotonic() - begin:.1f} s.")
+    click.echo(f"Wrote sheet.png and latents.npz to {out} in {time.monotonic() - begin:.1f} s.")
 
 
 def _calculated(opened: Opened, expression: str, klass: str | None) -> "tuple[Tensor, Tensor]":

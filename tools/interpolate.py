@@ -84,6 +84,8 @@ def interpolate(
 
     way = {name: options.pop(name) for name in WAY}
     check_video(out, fps)
+    if way["sweep_trunc"] and len(way["sweep_trunc"]) > 2:
+        raise click.UsageError("--sweep-trunc goes from A to B; write it as -1:1")
     opened = open_network(network, **options)
     check_grid(grid[0] * scale, grid[1] * scale, opened.size)
     routes = _routes(opened, seeds, klass, grid[0] * grid[1], way)
@@ -122,8 +124,10 @@ def _routes(opened: Opened, seeds: list[int] | Path, klass: str | None, cells: i
         return _sweep_classes(opened, seeds, cells, way)
     given = opened.latents(seeds, klass)
     if len(given) % cells or (special and not way["sweep_layers"] and len(given) != cells):
-        wants = f"{cells} of them" if special else f"a multiple of {cells}"
-        raise click.UsageError(f"{len(given)} seeds; {cells} paths at once (--grid) take {wants}")
+        what = f"{_option(special[0])} takes one seed a cell" if special else "every cell takes as many seeds"
+        raise click.UsageError(f"{what}; --grid makes {cells}, and there are {len(given)} seeds")
+    if not special and len(given) == cells:
+        raise click.UsageError("a path goes from key to key; give two seeds or more, or --walk, --sweep-trunc")
     dealt = [given.part(list(range(k * len(given) // cells, (k + 1) * len(given) // cells))) for k in range(cells)]
     return [_route(opened, keys, way) for keys in dealt]
 
@@ -203,7 +207,9 @@ def _sweep_classes(opened: Opened, seeds: list[int] | Path, cells: int, way: dic
     names = [name.strip() for name in way["sweep_classes"].split(",")]
     w = torch.stack([opened.styles(opened.latents(seeds, name)) for name in names])  # [classes, seeds, L, S]
     if w.shape[1] != cells:
-        raise click.UsageError(f"{w.shape[1]} seeds; {cells} paths at once (--grid) take {cells} of them")
+        raise click.UsageError(
+            f"--sweep-classes takes one seed a cell; --grid makes {cells}, and there are {w.shape[1]} seeds"
+        )
     curve = way["curve"] or "linear"
     if curve not in CURVES["w"]:
         raise click.UsageError(f"--curve {curve} is not one of w's; it has {', '.join(CURVES['w'])}")

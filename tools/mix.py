@@ -8,7 +8,7 @@ import click
 
 from stylegen.errors import UserError
 
-from .options import SeedsType
+from .options import SeedsType, needs
 from .rendering import Opened, check_grid, open_network, rendering_options, video_options, write_video
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ def mix(
     from stylegen.latents import GROUPS, mix as mixed, parse_layers
     from stylegen.video import check_video
 
+    for option in ("fps", "seconds"):
+        needs(option, video, "without --video")
     opened = open_network(**options)
     if not opened.styled:
         raise UserError(f"a {opened.G.config.family} network has no styles to mix; StyleGANs have")
@@ -79,14 +81,15 @@ def mix(
 
 
 def _write(opened: Opened, out: Path, text: str, rows: "Tensor", columns: "Tensor", mixed: "Tensor") -> None:
-    """The sheet mix-TEXT.png and its single pictures, mix-TEXT/ROW-COLUMN.png; mixed w [R, C, L, S]."""
+    """The sheet mix-TEXT.png and, in mix-TEXT, its pictures ROW-COLUMN.png and latents; mixed w [R, C, L, S]."""
     from stylegen.images import save_image
-    from stylegen.latents import Latents
+    from stylegen.latents import Latents, save_latents
 
     _, images = opened.pictures(Latents(w=mixed.flatten(0, 1)))
     images = images.unflatten(0, mixed.shape[:2])
     folder = out / f"mix-{text.replace(',', '+')}"
     folder.mkdir(exist_ok=True)
+    save_latents(folder / "latents.npz", Latents(w=mixed.flatten(0, 1), network=opened.networks[0]))
     for r, row in enumerate(images):
         for c, image in enumerate(row):
             save_image(image, folder / f"{r}-{c}.png")

@@ -17,6 +17,17 @@ ALL_LAYERS = 1000  # more than any network has
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 
 
+def needs(option: str, given: object, what: str) -> None:
+    """Raises click.UsageError where the command line has `option` (a parameter's name) though nothing is `given`.
+
+    `what`: the end of "--option means nothing ...".
+    """
+    ctx = click.get_current_context()
+    if not given and ctx.get_parameter_source(option) == click.core.ParameterSource.COMMANDLINE:
+        name = next(parameter.opts[0] for parameter in ctx.command.params if parameter.name == option)
+        raise click.UsageError(f"{name} means nothing {what}")
+
+
 class FiniteType(click.types.FloatParamType):
     """A number, and neither nan nor infinite."""
 

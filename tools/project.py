@@ -11,7 +11,7 @@ import click
 from stylegen.errors import UserError
 
 from .inverse import Problem, pose
-from .options import DEVICES, pick_device
+from .options import DEVICES, needs, pick_device
 from .rendering import Opened, choose_classes, open_discriminator, open_network
 
 if TYPE_CHECKING:
@@ -91,6 +91,8 @@ def project(
     from stylegen.perceptual import load_perceptual
     from stylegen.projection import Settings
 
+    needs("tune_steps", tune, "without --tune")
+    needs("prior_weight", prior, "without --prior")
     place = pick_device(device)
     damage = {name: settings.pop(name) for name in ("mask", "downsample", "gray", "denoise")}
     if video:
@@ -102,6 +104,8 @@ def project(
     channels, size = opened.G.config.channels, opened.size
     problem = pose(images, channels, size, fit, seed=settings["seed"], **damage)
     perceptual = load_perceptual(features, place)
+    if klass is None and opened.G.config.label_size:
+        raise click.UsageError("this network has classes; tell which one the pictures show: --class")
     classes = choose_classes(opened.G.config, opened.provenance, [0] * len(images), klass)
     judge = open_discriminator(prior, opened.G.config, place)[0] if prior else None
     out.mkdir(parents=True, exist_ok=True)

@@ -114,7 +114,7 @@ class Opened:
         return self.G.config.family == "stylegan"
 
     def latents(self, given: "list[int] | Path", klass: str | None = None) -> "Latents":
-        """Those of seeds or of a file. Raises UserError, click.BadParameter for a class that there is not."""
+        """Those of seeds or of a file. Raises UserError, click.UsageError for a class that there is not."""
         from dataclasses import replace
 
         import torch
@@ -234,7 +234,7 @@ def choose_classes(
 ) -> list[int] | None:
     """A class a seed, None for a network without: `klass` (a name, else an index), or the seed modulo the classes.
 
-    Raises click.BadParameter for a class that the network does not know.
+    Raises click.UsageError for a class that the network does not know.
     """
     count, names = config.label_size, provenance.get("class_names") or []
     if klass is None:
@@ -242,13 +242,13 @@ def choose_classes(
             click.echo(f"Note: no --class given; seed s makes class s mod {count}.", err=True)
         return [seed % count for seed in seeds] if count else None
     if not count:
-        raise click.BadParameter("this network has no classes", param_hint="--class")
+        raise click.UsageError(f"class {klass!r}: this network has no classes")
     if klass in names:
         return [names.index(klass)] * len(seeds)
     if klass.isdecimal() and int(klass) < count:
         return [int(klass)] * len(seeds)
     known = f"0 to {count - 1}" + (f" or {', '.join(names)}" if names else "")
-    raise click.BadParameter(f"{klass!r} is not a class of this network; it has {known}", param_hint="--class")
+    raise click.UsageError(f"{klass!r} is not a class of this network; it has {known}")
 
 
 def render(
