@@ -232,6 +232,7 @@ def test_what_cannot_be_projected(networks, pictures, tmp_path):
         ("rgb", pictures, ["--features", "vgg.pt"], 1, "no features 'vgg.pt'"),
         ("rgb", pictures, ["--class", "1"], 2, "this network has no classes"),
         ("rgb", pictures, ["--video", "a.mov"], 2, "a video is .mp4"),
+        ("rgb", [str(tmp_path)], [], 2, "is a folder; give the pictures in it"),
         ("rgb", pictures, ["--tune-steps", "3"], 2, "--tune-steps means nothing without --tune"),
         ("classes", pictures, [], 2, "tell which one the pictures show: --class"),
         ("rgb", pictures, ["--video", "film", "--batch", "1"], 2, "--video shows one batch; give at most 1 pictures"),

@@ -54,6 +54,7 @@ def test_separation():
 def test_against(run, tmp_path):
     data_zip(tmp_path / "same.zip", seed=0)
     result = scored(run, run.parent / "data.zip", tmp_path / "a", "--against", str(tmp_path / "same.zip"))
+    assert "Note: D has grown to " in result.stderr
     assert result.stdout.startswith("0.500 ROC AUC of ")
 
 

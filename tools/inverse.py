@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stylegen.errors import NotFoundError, UserError
+from stylegen.errors import NotFoundError, UsageError, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,6 +122,8 @@ def read_mask(path: Path, size: Size) -> "Tensor":
 def _decode(path: Path) -> Any:
     from stylegen.training import pictures
 
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; give the pictures in it, as {path}/*.png")
     if not path.is_file():
         raise NotFoundError(f"there is no picture {path}")
     try:

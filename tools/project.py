@@ -93,20 +93,16 @@ def project(
 
     needs("tune_steps", tune, "without --tune")
     needs("prior_weight", prior, "without --prior")
+    _check_film(video, len(images), batch)
     place = pick_device(device)
     damage = {name: settings.pop(name) for name in ("mask", "downsample", "gray", "denoise")}
-    if video:
-        _check_film(video, len(images), batch)
     looks = {"psi": 1.0, "cutoff": None, "towards": "all", "noise": "const", "batch": batch}
     opened = open_network(network, None, device, "fp32", frozen=False, **looks)
     if not opened.styled:
         raise UserError(f"a {opened.G.config.family} network has no styles to search; StyleGANs have")
-    channels, size = opened.G.config.channels, opened.size
-    problem = pose(images, channels, size, fit, seed=settings["seed"], **damage)
+    problem = pose(images, opened.G.config.channels, opened.size, fit, seed=settings["seed"], **damage)
     perceptual = load_perceptual(features, place)
-    if klass is None and opened.G.config.label_size:
-        raise click.UsageError("this network has classes; tell which one the pictures show: --class")
-    classes = choose_classes(opened.G.config, opened.provenance, [0] * len(images), klass)
+    classes = _classes(opened, len(images), klass)
     judge = open_discriminator(prior, opened.G.config, place)[0] if prior else None
     out.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
@@ -118,12 +114,20 @@ def project(
     seconds = (time.monotonic() - begin) / len(images)
     _write(out, images, opened, w, classes, problem, perceptual)
     _draw_losses(out / "loss.png", [path.stem for path in images], [part.losses for part in parts])
-    click.echo(f"{seconds:.1f} s a picture. Wrote {out}")
+    click.echo(f"{max(len(part.losses) for part in parts)} steps, {seconds:.1f} s a picture. Wrote {out}")
 
 
-def _check_film(video: Path, count: int, batch: int) -> None:
+def _classes(opened: Opened, count: int, klass: str | None) -> list[int] | None:
+    if klass is None and opened.G.config.label_size:
+        raise click.UsageError("this network has classes; tell which one the pictures show: --class")
+    return choose_classes(opened.G.config, opened.provenance, [0] * count, klass)
+
+
+def _check_film(video: Path | None, count: int, batch: int) -> None:
     from stylegen.video import check_video
 
+    if video is None:
+        return
     check_video(video, FPS)
     if count > batch:
         raise click.UsageError(f"--video shows one batch; give at most {batch} pictures or a larger --batch")

@@ -59,11 +59,14 @@ def score(
     """
     import torch
 
-    from stylegen.files import write_atomic
+    from stylegen.config import resolution_of, size_text
     from stylegen.images import grid, save_image
 
     place, begin = pick_device(device), time.monotonic()
     D, config, stage = open_discriminator(run, None, place)
+    last = resolution_of(config.discriminator, config.discriminator.levels - 1)
+    if stage["resolution"] != last:
+        click.echo(f"Note: D has grown to {size_text(stage['resolution'])}, and sees pictures at that size.", err=True)
     sets = [_open(name, config, stage) for name in (data, against) if name is not None]
     found = [_scores(D, dataset, stage, place, features_out is not None) for dataset in sets]
     columns = {"score": [scores for scores, _ in found]}
@@ -71,12 +74,7 @@ def score(
         columns["residual"] = _residuals(run, sets, steps, device)
     out.mkdir(parents=True, exist_ok=True)
     order = (-columns["residual"][0] if residual else columns["score"][0]).argsort()
-    text = io.StringIO()
-    table = csv.writer(text)
-    table.writerow(["picture", *columns])
-    for i in order.tolist():
-        table.writerow([sets[0].names[i], *(f"{float(values[0][i]):.6g}" for values in columns.values())])
-    write_atomic(out / "scores.csv", text.getvalue())
+    _write_table(out / "scores.csv", sets[0].names, order, {name: values[0] for name, values in columns.items()})
     ends = order if len(order) <= SHOWN else torch.cat([order[: SHOWN // 2], order[-SHOWN // 2 :]])
     shown = torch.stack([torch.from_numpy(sets[0].read(i).copy()) for i in ends.tolist()])
     save_image(grid(shown, COLUMNS, -(-len(shown) // COLUMNS)), out / "ranked.png")
@@ -89,6 +87,17 @@ def score(
         ours, others = columns["residual"]
         click.echo(f"{separated(ours, others):.3f} ROC AUC of {data} below {against}, by residuals")
     click.echo(f"Wrote {len(order):,} scores to {out} in {time.monotonic() - begin:.1f} s.")
+
+
+def _write_table(path: Path, names: list[str], order: "Tensor", columns: "dict[str, Tensor]") -> None:
+    from stylegen.files import write_atomic
+
+    text = io.StringIO()
+    table = csv.writer(text)
+    table.writerow(["picture", *columns])
+    for i in order.tolist():
+        table.writerow([names[i], *(f"{float(values[i]):.6g}" for values in columns.values())])
+    write_atomic(path, text.getvalue())
 
 
 def separated(low: "Tensor", high: "Tensor") -> float:
