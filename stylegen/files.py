@@ -39,17 +39,18 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     A folder at `path` stays until then. Raises what the body raises, and OSError.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary, before = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "before"))
     with naming(path):
         try:
             temporary.mkdir(parents=True)
             yield temporary
             if path.exists():
-                shutil.rmtree(path)
+                os.rename(path, before)
             os.rename(temporary, path)
             _sync_folder(path.absolute().parent)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            for folder in (temporary, before):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

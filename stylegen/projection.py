@@ -27,8 +27,8 @@ PYRAMID_MIN = 8  # the smallest side at which noise maps are compared with thems
 class Settings:
     """Of a projection. Learning rate and noise of w are in units of the deviation of w's elements.
 
-    Ramps and noise_weight are those of StyleGAN2's projector. The others were chosen on emoji at 64x64: after a start
-    among many samples, less of `w_noise` and twice the learning rate find the same picture in a fifth of the steps.
+    Ramps and noise_weight are those of StyleGAN2's projector. The others were chosen on emoji at 64x64, where 200 steps
+    find eight generated pictures to a median of 46 dB; lr 0.1, w_noise 0.2 and pixels 1 find them to 40.
     """
 
     space: str = "w"  # or "w+": every layer its own

@@ -82,4 +82,6 @@ def test_what_cannot_be_scored(run, tmp_path):
         (run, tmp_path / "none.zip", 2, "none.zip"),
     ]:
         assert message in scored(where, data, tmp_path / "out", code=code).stderr
+    steps = scored(run, run.parent / "data.zip", tmp_path / "out", "--steps", "9", code=2)
+    assert "--steps means nothing without --residual" in steps.stderr
     assert not (tmp_path / "out").exists()

@@ -10,7 +10,7 @@ import click
 
 from stylegen.errors import UserError
 
-from .options import DEVICES, pick_device
+from .options import DEVICES, needs, pick_device
 from .rendering import open_discriminator, open_network
 
 if TYPE_CHECKING:
@@ -46,9 +46,8 @@ def score(
 
     DATA: a data set or a folder of equal pictures, of RUN's size and channels. Writes scores.csv (a line a picture, the
     oddest first) and ranked.png (the oddest, then the least odd). --residual looks for every picture among those that
-    the run's generator makes, and ranks by the distance that is left, the largest first (it needs EfficientNet-Lite0:
-    pip install 'stylegen[metrics]'). --features-out keeps what D's last layer reads, a row a
-    picture, for classifiers of your own.
+    the run's generator makes, and ranks by the distance that is left, the largest first (pip install
+    'stylegen[metrics]'). --features-out keeps what D's last layer reads, a row a picture, for classifiers of your own.
 
     \b
     Examples:
@@ -62,6 +61,7 @@ def score(
     from stylegen.config import resolution_of, size_text
     from stylegen.images import grid, save_image
 
+    needs("steps", residual, "without --residual")
     place, begin = pick_device(device), time.monotonic()
     D, config, stage = open_discriminator(run, None, place)
     last = resolution_of(config.discriminator, config.discriminator.levels - 1)
