@@ -50,7 +50,7 @@ def accuracy(kinds: list[Labelled], test: Labelled, data: Dataset, seed: int) ->
 @click.argument("samples")
 @click.argument("test")
 @click.option("--each", multiple=True, type=int, default=(5, 20, 100, 500), show_default=True, help="Real, per class.")
-@click.option("--draws", default=5, show_default=True)
+@click.option("--draws", type=click.IntRange(2), default=5, show_default=True, help="Of the real pictures.")
 @click.option("--page", type=click.Path(path_type=Path), help="Write the table between this page's marks.")
 def main(data: str, samples: str, test: str, each: tuple[int, ...], draws: int, page: Path | None) -> None:
     real, fake, held = (open_dataset(name) for name in (data, samples, test))

@@ -88,8 +88,11 @@ def attribute(G: Any, positive: Tensor, negative: Tensor, layers: list[int], net
     """The direction from w [N, style_size] without an attribute to w with it: the normal of a linear classifier.
 
     Logistic regression in whitened coordinates, with weight decay: the fewer examples, the more it is the difference of
-    the means (InterFaceGAN, Shen et al. 2020, section 3.1, whose classifier is a linear SVM).
+    the means (InterFaceGAN, Shen et al. 2020, section 3.1, whose classifier is a linear SVM). Raises UserError where
+    there is nothing to tell them apart by.
     """
+    if not (positive.mean(0) - negative.mean(0)).abs().max() > 1e-6:
+        raise UserError("the examples with it and those without are the same on average; give others")
     w = torch.cat([positive, negative]).double()
     spread = sample_w(G, 2000).double().std(0)
     x = (w - w.mean(0)) / spread

@@ -214,6 +214,7 @@ def test_what_cannot_be_edited(networks, tmp_path):
     for name, kind, options, code, message in [
         ("directions", "progan", [], 1, "a progan network has no styles"),
         ("directions", "rgb", ["--with", "1"], 2, "--with and --without belong together"),
+        ("directions", "rgb", ["--with", "1,2", "--without", "2,1"], 1, "are the same on average"),
         ("directions", "rgb", ["--count", "9"], 2, "styles of 8 have no more directions"),
         ("directions", "rgb", ["--layers", "6"], 2, "no range of this network's layers, 0 to 5"),
         ("edit", "rgb", [], 2, "give either --direction, with --seeds, or --expr"),
@@ -230,7 +231,7 @@ def test_what_cannot_be_edited(networks, tmp_path):
             2,
             "--count means nothing to examples",
         ),
-        ("edit", "rgb", ["--seeds", "1", "--direction", file, "--strength", "1:2:1"], 2, "is not A:B or A:B:STEPS"),
+        ("edit", "rgb", ["--seeds", "1", "--direction", file, "--strength", "1:2:1"], 2, "is not A:B:STEPS"),
     ]:
         assert message in command(name, networks[kind], out, *options, code=code).stderr
         assert not out.exists()

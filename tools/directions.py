@@ -21,7 +21,9 @@ from .rendering import check_grid, moved_sheet, open_network, rendering_options
 @click.option("--layers", metavar="LAYERS", help="That are looked at and moved, as 0-3 or coarse.  [default: all]")
 @click.option("--seeds", type=SeedsType(), default="0-3", show_default=True, help="Pictures on the sheets.")
 @click.option("--class", "klass", metavar="CLASS", help="Their class.  [default: seed mod classes]")
-@click.option("--strength", type=SweepType(), default="-3:3:7", show_default=True, help="FROM:TO:STEPS, in deviations.")
+@click.option(
+    "--strength", type=SweepType(), default="-2:2:7", show_default=True, help="From A to B, in deviations of w."
+)
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.")
 def directions(
     method: str,

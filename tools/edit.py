@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 @rendering_options
 @click.option("--seeds", type=SeedsType(), help="Pictures to edit: seeds or latents.npz.")
 @click.option("--class", "klass", metavar="CLASS", help="Their class.  [default: seed mod classes]")
-@click.option("--direction", metavar="FILE[:K]", help="directions.npz of `stylegen directions`; its K-th, from 0 on.")
-@click.option("--strength", type=SweepType(), default="-3:3:7", show_default=True, help="FROM:TO:STEPS, in deviations.")
+@click.option(
+    "--direction", metavar="FILE[:K]", help="directions.npz of `stylegen directions`; its K-th; 0 by default."
+)
+@click.option(
+    "--strength", type=SweepType(), default="-2:2:7", show_default=True, help="From A to B, in deviations of w."
+)
 @click.option("--layers", metavar="LAYERS", help="That move, as 0-7 or coarse.  [default: the direction's]")
 @click.option("--expr", "expression", help="Instead: arithmetic of seeds and 'files'.")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.")
@@ -70,16 +74,18 @@ def edit(
         w = opened.styles(opened.latents(seeds, klass))
         check_grid(len(strength), len(w), opened.size)
         out.mkdir(parents=True, exist_ok=True)
+        names = "sheet.png and latents.npz"
         save_image(moved_sheet(opened, w, found, k, strength, chosen), out / "sheet.png")
         result = torch.stack([found.move(w, k, value, chosen) for value in strength], 1).flatten(0, 1)
     else:
         assert expression is not None
         result, images = _calculated(opened, expression, klass)
         out.mkdir(parents=True, exist_ok=True)
+        names = "result.png, sheet.png and latents.npz"
         save_image(images[-1], out / "result.png")
         save_image(grid(images, len(images), 1), out / "sheet.png")
     save_latents(out / "latents.npz", Latents(w=result, network=network))
-    click.echo(f"Wrote sheet.png and latents.npz to {out} in {time.monotonic() - begin:.1f} s.")
+    click.echo(f"Wrote {names} to {out} in {time.monotonic() - begin:.1f} s.")
 
 
 def _calculated(opened: Opened, expression: str, klass: str | None) -> "tuple[Tensor, Tensor]":

@@ -40,7 +40,7 @@ Route = Callable[["Tensor"], "Latents"]  # times [n] -> n latents
 @click.option("--ease", type=click.Choice(EASINGS), default="linear", show_default=True, help="Between two keys.")
 @click.option("--styles", metavar="LAYERS", help="Only these layers move, as 0-3 or coarse.  [default: all]")
 @click.option("--walk", type=click.IntRange(1, 100), metavar="TURNS", help="Instead: a closed random walk from a seed.")
-@click.option("--sweep-trunc", type=SweepType(), help="Instead: a seed's picture, truncation from A to B.")
+@click.option("--sweep-trunc", type=SweepType(steps=False), help="Instead: a seed's picture, truncation from A to B.")
 @click.option("--sweep-classes", metavar="A,B,...", help="Instead: a seed's picture, from class to class.")
 @click.option("--sweep-layers", is_flag=True, help="Instead: from key to key, layer after layer.")
 @click.option(
@@ -84,8 +84,6 @@ def interpolate(
 
     way = {name: options.pop(name) for name in WAY}
     check_video(out, fps)
-    if way["sweep_trunc"] and len(way["sweep_trunc"]) > 2:
-        raise click.UsageError("--sweep-trunc goes from A to B; write it as -1:1")
     opened = open_network(network, **options)
     check_grid(grid[0] * scale, grid[1] * scale, opened.size)
     routes = _routes(opened, seeds, klass, grid[0] * grid[1], way)

@@ -93,17 +93,18 @@ class SeedsType(click.ParamType):
 
 
 class SweepType(click.ParamType):
-    """`A:B` or `A:B:STEPS` -> [A, ..., B]: so many numbers, 2 where it is not said."""
+    """`A:B:STEPS` -> [A, ..., B]: so many numbers, 2 where it is not said. Without `steps` `A:B` only."""
 
-    name = "A:B:STEPS"
+    def __init__(self, steps: bool = True):
+        self.steps, self.name = steps, "A:B:STEPS" if steps else "A:B"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[float]:
         if isinstance(value, list):
             return value
         first, last, *steps = [*str(value).split(":"), ""][:3] if ":" in str(value) else ["", ""]
         count = steps[0] if steps and steps[0] else "2"
-        if str(value).count(":") not in (1, 2) or not count.isdecimal() or not 2 <= int(count) <= 1000:
-            self.fail(f"{value!r} is not A:B or A:B:STEPS, such as -3:3:7", param, ctx)
+        if str(value).count(":") not in (1, 1 + self.steps) or not count.isdecimal() or not 2 <= int(count) <= 1000:
+            self.fail(f"{value!r} is not {self.name}, such as {'-3:3:7' if self.steps else '-1:1'}", param, ctx)
         a, b = (FiniteType().convert(number, param, ctx) for number in (first, last))
         return [a + (b - a) * k / (int(count) - 1) for k in range(int(count))]
 

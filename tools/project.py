@@ -83,8 +83,8 @@ def project(
       stylegen project photos/*.jpg --network runs/faces --out projected --space w+
       stylegen project me.png --network runs/faces --out projected --tune --video projected/descent.mp4
       stylegen generate --network runs/faces --seeds projected/latents.npz --out again
-      stylegen project torn.png --network runs/faces --out filled --mask hole.png --space w+
-      stylegen project small.png --network runs/faces --out large --downsample 4
+      stylegen project torn.png --network runs/faces --out filled --mask hole.png
+      stylegen project small.png --network runs/faces --out large --downsample 4 --space w+
     """
     import torch
 

@@ -239,7 +239,7 @@ def choose_classes(
     count, names = config.label_size, provenance.get("class_names") or []
     if klass is None:
         if count:
-            click.echo(f"Note: no --class given; seed s makes class s mod {count}.", err=True)
+            click.echo(f"Note: no class given; seed s makes class s mod {count}.", err=True)
         return [seed % count for seed in seeds] if count else None
     if not count:
         raise click.UsageError(f"class {klass!r}: this network has no classes")
