@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # torch reads it when it is imported; tensors here are small
+os.environ.setdefault("GOMP_SPINCOUNT", "300")  # as `stylegen` has it: other work beside the tests costs less
 os.environ.pop("STYLEGEN_DEBUG", None)
 
 

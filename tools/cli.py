@@ -10,6 +10,7 @@ import click
 from stylegen import __version__
 from stylegen.errors import UsageError, UserError
 from stylegen.memory import keep_freed
+from stylegen.openmp import spin_briefly
 
 # Command -> (module, which defines a click command of that name; the line that `stylegen --help` shows).
 COMMANDS = {
@@ -99,6 +100,7 @@ def cli() -> None:
 def main() -> None:
     """The `stylegen` entry point."""
     keep_freed()
+    spin_briefly()
     warnings.formatwarning = lambda message, *_: f"Warning: {message}\n"  # without Python's file and line
     cli(prog_name="stylegen")
 
