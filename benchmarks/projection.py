@@ -22,10 +22,10 @@ from stylegen.images import grid, save_image, to_float, to_uint8
 from stylegen.latents import from_seeds
 from stylegen.metrics.similarity import psnr, ssim
 from stylegen.perceptual import Perceptual, load_perceptual
-from stylegen.projection import Settings, project, tune
+from stylegen.projection import Settings, distance, project, tune
 from stylegen.tools.bench_measure import markdown
 from stylegen.tools.inverse import Problem, pose
-from stylegen.tools.rendering import Opened, open_network
+from stylegen.tools.rendering import Opened, open_to_search
 from stylegen.training.dataset import Dataset, open_dataset
 from stylegen.training.measure import read
 
@@ -40,7 +40,7 @@ def figures(made: Tensor, wanted: Tensor, perceptual: Perceptual) -> list[str]:
     """Medians of FIGURES, of pictures [N, C, H, W] in [-1, 1] as they would be saved."""
     made = to_float(to_uint8(made))
     with torch.no_grad():
-        distances = (perceptual.embed(made) - perceptual.embed(wanted)).square().sum(1)
+        distances = distance(made, wanted, perceptual.embed(wanted), perceptual, 0)
     return [
         f"{float(distances.median()):.3f}",
         f"{float(psnr(made, wanted).median()):.1f}",
@@ -107,7 +107,7 @@ def problems(
         settings: dict[str, Any] = {"gray": False, "denoise": None, "seed": 0}
         half = pose(paths, channels, (height, width), "crop", Path(folder, "mask.png"), None, **settings)
         small = pose(paths, channels, (height, width), "crop", None, FACTOR, **settings)
-    known = (torch.from_numpy(mask)[None] < 128).float()
+    known = half.degrade.known[0]
     means = mean.expand_as(real)
     blended = torch.stack([seamless(target, image, known) for target, image in zip(real, means, strict=True)])
     bicubic = torch.stack([enlarged(image, (width, height)) for image in to_uint8(small.targets)])
@@ -147,8 +147,7 @@ def pictures(data: Dataset, indices: np.ndarray) -> Tensor:
 @click.option("--inverse-steps", default=300, show_default=True, help="Of inpainting and super-resolution.")
 @click.option("--page", type=click.Path(path_type=Path), help="Write the tables between this page's marks.")
 def main(network: str, held_out: str, trained: str, steps: int, inverse_steps: int, page: Path | None) -> None:
-    looks = {"psi": 1.0, "cutoff": None, "towards": "all", "noise": "const", "batch": COUNT}
-    opened = open_network(network, None, "cpu", "fp32", frozen=False, **looks)
+    opened = open_to_search(network, "cpu", COUNT)
     perceptual, name = load_perceptual("lite0"), Path(network).stem
     held, known = open_dataset(held_out), open_dataset(trained)
     each = len(held) // COUNT

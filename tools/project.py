@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stylegen.errors import UserError
-
 from .inverse import Problem, pose
 from .options import DEVICES, needs, pick_device
-from .rendering import Opened, choose_classes, open_discriminator, open_network
+from .rendering import Opened, choose_classes, open_discriminator, open_to_search
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,10 +94,7 @@ def project(
     _check_film(video, len(images), batch)
     place = pick_device(device)
     damage = {name: settings.pop(name) for name in ("mask", "downsample", "gray", "denoise")}
-    looks = {"psi": 1.0, "cutoff": None, "towards": "all", "noise": "const", "batch": batch}
-    opened = open_network(network, None, device, "fp32", frozen=False, **looks)
-    if not opened.styled:
-        raise UserError(f"a {opened.G.config.family} network has no styles to search; StyleGANs have")
+    opened = open_to_search(network, device, batch)
     problem = pose(images, opened.G.config.channels, opened.size, fit, seed=settings["seed"], **damage)
     perceptual = load_perceptual(features, place)
     classes = _classes(opened, len(images), klass)
@@ -215,6 +210,7 @@ def _write(
     from stylegen.images import grid, save_image, to_float, to_uint8
     from stylegen.latents import Latents, save_latents
     from stylegen.metrics.similarity import WINDOW, psnr, ssim
+    from stylegen.projection import distance
 
     kinds = None if classes is None else torch.tensor(classes)
     latents = Latents(w=w, classes=kinds, network=opened.networks[0])
@@ -222,8 +218,9 @@ def _write(
     made = to_float(found)
     seen, place = problem.degrade(made, torch.arange(len(made))), opened.G.w_avg.device
     with torch.no_grad():
-        embedded = [perceptual.embed(x.to(place)).cpu() for x in (seen, problem.targets)]
-    figures = [(embedded[0] - embedded[1]).square().sum(1), psnr(seen, problem.targets)]
+        wanted = perceptual.embed(problem.targets.to(place))
+        far = distance(seen.to(place), problem.targets.to(place), wanted, perceptual, 0).cpu()
+    figures = [far, psnr(seen, problem.targets)]
     if min(seen.shape[2:]) >= WINDOW:
         figures.append(ssim(seen, problem.targets))
     given, results, names = to_uint8(problem.given), to_uint8(problem.finish(made)), _names(images)

@@ -184,6 +184,15 @@ def open_network(
     return Opened(freeze(G) if frozen else G, provenance, networks, looks)
 
 
+def open_to_search(network: str, device: str, batch: int) -> Opened:
+    """The network as projection takes it: untruncated, with gradients. Raises UserError for one without styles."""
+    looks = {"psi": 1.0, "cutoff": None, "towards": "all", "noise": "const", "batch": batch}
+    opened = open_network(network, None, device, "fp32", frozen=False, **looks)
+    if not opened.styled:
+        raise UserError(f"a {opened.G.config.family} network has no styles to search; StyleGANs have")
+    return opened
+
+
 def open_discriminator(
     name: str, like: "GeneratorConfig | None", place: "torch.device"
 ) -> "tuple[Any, Config, dict[str, Any]]":

@@ -11,7 +11,7 @@ import click
 from stylegen.errors import UserError
 
 from .options import DEVICES, needs, pick_device
-from .rendering import open_discriminator, open_network
+from .rendering import open_discriminator, open_to_search
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -157,10 +157,7 @@ def _residuals(run: str, sets: "list[Dataset]", steps: int, device: str) -> "lis
     from stylegen.training.measure import read
     from stylegen.training.threads import progress
 
-    looks = {"psi": 1.0, "cutoff": None, "towards": "all", "noise": "const", "batch": PROJECTED}
-    opened = open_network(run, None, device, "fp32", frozen=False, **looks)
-    if not opened.styled:
-        raise UserError(f"a {opened.G.config.family} network has no styles to search; score without --residual")
+    opened = open_to_search(run, device, PROJECTED)
     G, place = opened.G, opened.G.w_avg.device
     perceptual = load_perceptual("lite0", place)
     settings, found = Settings(steps=steps, starts=STARTS, patience=0), []
