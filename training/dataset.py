@@ -4,7 +4,7 @@ import io
 import typing
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -187,18 +187,16 @@ class Loader:
         self._order: Callable[[int], np.ndarray] = lru_cache(maxsize=2)(self._permutation)
         self._decoders = ThreadPoolExecutor(workers, "decode") if workers else None
         self._ahead = ThreadPoolExecutor(1, "prefetch") if workers else None
-        self._next: tuple[tuple[int, int, int, int, int], Future[Batch]] | None = None
+        self._next: tuple[tuple[int, int, tuple[int, ...]], Future[Batch]] | None = None
 
-    def batch(self, images_seen: int, n: int, level: int, part: slice = slice(None)) -> "Batch":
-        """(uint8 [n, C, h, w], labels float32 [n, label_size or 0]); `part` loads only that slice of the batch."""
-        start, stop, step = part.indices(n)
-        if step != 1:
-            raise ValueError(f"part must be a contiguous slice, not {part}")
-        wanted = (images_seen, n, level, start, stop)
+    def batch(self, images_seen: int, n: int, level: int, which: Sequence[int] | None = None) -> "Batch":
+        """(uint8 [n, C, h, w], labels float32 [n, label_size or 0]); with `which`, only those items of the batch."""
+        items = tuple(range(n) if which is None else which)
+        wanted = (images_seen, level, items)
         future = self._next[1] if self._next and self._next[0] == wanted else None
         result = future.result() if future else self._load(*wanted)
         if self._ahead:
-            following = (images_seen + n, n, level, start, stop)
+            following = (images_seen + n, level, items)
             self._next = (following, self._ahead.submit(self._load, *following))
         return result
 
@@ -217,10 +215,10 @@ class Loader:
     def _permutation(self, epoch: int) -> np.ndarray:
         return np.random.Generator(np.random.PCG64(key(self.seed, "order", epoch))).permutation(len(self.dataset))
 
-    def _load(self, images_seen: int, n: int, level: int, start: int, stop: int) -> "Batch":
+    def _load(self, images_seen: int, level: int, items: tuple[int, ...]) -> "Batch":
         import torch
 
-        seen = range(images_seen + start, images_seen + stop)
+        seen = [images_seen + i for i in items]
         epochs = [divmod(index, len(self.dataset)) for index in seen]
         picked = np.array([self._order(epoch)[position] for epoch, position in epochs], np.int64)
         reduction = self.levels - 1 - level
