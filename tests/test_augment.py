@@ -11,15 +11,25 @@ from torch import Tensor
 from stylegen.checkpoint import load_tensors
 from stylegen.config import AUGMENTATIONS
 from stylegen.training.augment import augment
+from stylegen.training.rng import Numbers
 
 
 def altered(images: Tensor, *kinds: str, seed: int = 0) -> Tensor:
-    return augment(images, kinds, torch.Generator().manual_seed(seed))
+    return augment(images, kinds, Numbers(torch.Generator().manual_seed(seed), len(images)))
 
 
 def test_nothing_is_nothing() -> None:
     images = torch.randn(2, 3, 8, 8)
     assert altered(images) is images
+
+
+def test_numbers_are_those_of_the_sample() -> None:
+    def drawn(which: list[int] | None) -> Tensor:
+        numbers = Numbers(torch.Generator().manual_seed(3), 5, which)
+        return torch.cat([numbers.uniform(2), numbers.normal(3)], 1)
+
+    assert drawn(None).shape == (5, 5)
+    assert torch.equal(drawn([3, 0]), drawn(None)[[3, 0]])
 
 
 @pytest.mark.parametrize("kind", AUGMENTATIONS)

@@ -12,17 +12,19 @@ from torch import Tensor
 
 from stylegen.config import AUGMENTATIONS
 
+from .rng import Numbers
+
 Uniform = Callable[[], Tensor]  # a number in [0, 1) a picture, [N, 1, 1, 1]
 
 
-def augment(images: Tensor, kinds: Collection[str], draw: torch.Generator) -> Tensor:
+def augment(images: Tensor, kinds: Collection[str], numbers: Numbers) -> Tensor:
     """images [N, C, H, W] in about [-1, 1], each altered in its own way by the `kinds`, of AUGMENTATIONS.
 
-    `draw`, of the CPU, advances. Differentiable as often as wanted.
+    `numbers` for N samples advance. Differentiable as often as wanted.
     """
 
     def uniform() -> Tensor:
-        return torch.rand(len(images), 1, 1, 1, generator=draw).to(images)
+        return numbers.uniform(1)[..., None, None].to(images)
 
     for kind in AUGMENTATIONS:
         if kind in kinds:

@@ -118,7 +118,7 @@ def _eyes(state: TrainState, role: str) -> Callable[[Tensor], Tensor]:
     """What D is shown in place of pictures: the same, or augmented; random numbers are new at every call."""
     training = state.config.training
     draw = rng.generator(training.seed, f"{role}/augment", state.images_seen)
-    return lambda images: augment(images, training.augment, draw)
+    return lambda images: augment(images, training.augment, rng.Numbers(draw, len(images)))
 
 
 def _discriminate(state: TrainState, stage: Stage, eyes: Callable[[Tensor], Tensor]) -> losses.Discriminate:
