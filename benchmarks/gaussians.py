@@ -86,7 +86,7 @@ class Grid:
 
     seed: int
 
-    def batch(self, images_seen: int, n: int, level: int) -> tuple[Tensor, Tensor]:
+    def batch(self, images_seen: int, n: int, level: int, which: object = None) -> tuple[Tensor, Tensor]:
         points = draw_data(n, rng.generator(self.seed, "points", images_seen)) / RANGE
         return (points.reshape(n, 2, 1, 1) + 1) * 127.5, torch.zeros(n, 0)  # undone by `to_float`
 

@@ -190,7 +190,7 @@ def test_minibatch_discrimination_by_hand(equalized: bool) -> None:
 def test_feature_matching_by_hand() -> None:
     """Salimans et al. 2016, section 3.1; the objective beside it, or not."""
     reals, fakes = torch.randn(4, 2, 3, 3), torch.randn(4, 2, 3, 3, requires_grad=True)
-    inner: Any = lambda images: images.flatten(1).sin()  # noqa: E731
+    inner: Any = lambda images: images.flatten(1).sin().mean(0)  # noqa: E731
     discriminate: Any = lambda images, *_: (images.sum((1, 2, 3))[:, None], None)  # noqa: E731
 
     def loss(**settings: float) -> Tensor:

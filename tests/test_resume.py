@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import PROGRAM, data_zip, invoke, rows, train_arguments
@@ -29,17 +30,17 @@ from stylegen.tools.cli import main
 from stylegen.training import loop, step
 
 event, where = sys.argv.pop(1), int(sys.argv.pop(1))
-iterate, g_step, replace = loop.iterate, step.g_step, os.replace
+iterate, g_gradients, replace = loop.iterate, step.g_gradients, os.replace
 die = lambda: os.kill(os.getpid(), signal.SIGKILL)
 
-def slow(state, loader):
+def slow(*arguments, **options):
     time.sleep(where / 1000)
-    return iterate(state, loader)
+    return iterate(*arguments, **options)
 
 def killed_between_d_and_g(state, *rest):
     if state.images_seen >= where:
         die()
-    return g_step(state, *rest)
+    return g_gradients(state, *rest)
 
 def killed_when_replacing(old, new):
     if event == "replaced":
@@ -65,7 +66,7 @@ class Killing:
 if event == "slow":
     loop.iterate = slow
 elif event == "step":
-    step.g_step = killed_between_d_and_g
+    step.g_gradients = killed_between_d_and_g
 elif event == "writing":
     checkpoint.open = lambda path, mode="r": Killing(path, mode) if "w" in mode else open(path, mode)
 else:
@@ -260,10 +261,10 @@ def test_two_halves_are_a_whole(variant: str, half: float, tmp_path: Path) -> No
 def crash_at(images: int, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     iterate = loop.iterate
 
-    def crash(state: loop.TrainState, loader: loop.Loader) -> object:
+    def crash(state: loop.TrainState, *rest: Any, **options: Any) -> object:
         if state.images_seen == images:
             raise OSError("the machine is gone")
-        return iterate(state, loader)
+        return iterate(state, *rest, **options)
 
     monkeypatch.setattr(loop, "iterate", crash)
     invoke(arguments, code=1)

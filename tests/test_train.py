@@ -190,6 +190,7 @@ def test_resume_takes_what_changes_nothing(data: Path, finished: Path, tmp_path:
 def test_every_random_number_is_new(data: Path, tmp_path: Path) -> None:
     """No two steps share latents, noise or a batch, and neither do D's and G's."""
     from stylegen.training import step
+    from stylegen.training.share import Share
 
     run = tmp_path / "run"
     invoke(train_arguments(data, run, kimg=0.016))
@@ -198,5 +199,6 @@ def test_every_random_number_is_new(data: Path, tmp_path: Path) -> None:
     made = []
     for state.images_seen in (0, 8):
         stage = loop.stage_at(config, state.images_seen)
-        made += [step.fake_images(state, stage, torch.zeros(8, 0), role) for role in ("d", "g")]
+        part = step.Part(torch.zeros(8, 3, 4, 4), torch.zeros(8, 0), Share(8, tuple(range(8))))
+        made += [step.fake_images(state, stage, part, role)[0] for role in ("d", "g")]
     assert len({tensor.detach().numpy().tobytes() for tensor in made}) == 4

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -184,8 +185,8 @@ def test_non_finite_weights_are_not_saved(data: Path, tmp_path: Path, monkeypatc
     """G's last update shows in no loss of its own step."""
     iterate, run = loop.iterate, tmp_path / "run"
 
-    def explode(state: loop.TrainState, loader: loop.Loader) -> object:
-        stats = iterate(state, loader)
+    def explode(state: loop.TrainState, *rest: Any, **options: Any) -> object:
+        stats = iterate(state, *rest, **options)
         if state.images_seen == 24:
             next(state.G.parameters()).data[0] = float("inf")
         return stats

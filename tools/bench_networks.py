@@ -131,7 +131,7 @@ class RandomPictures:
         self.config = config
         self.drawn: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
-    def batch(self, images_seen: int, n: int, level: int) -> tuple[Tensor, Tensor]:
+    def batch(self, images_seen: int, n: int, level: int, which: object = None) -> tuple[Tensor, Tensor]:
         g = self.config.generator
         shape = (n, g.channels, g.base[0] << level, g.base[1] << level)
         if shape not in self.drawn:

@@ -17,7 +17,7 @@ from stylegen.errors import UserError
 from stylegen.ops import input_gradients_only
 
 Discriminate = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor | None]]
-Features = Callable[[Tensor], Tensor]  # pictures [N, C, H, W] -> what an inner layer of D makes of them [N, F]
+Features = Callable[[Tensor], Tensor]  # pictures [N, C, H, W] -> mean of what an inner layer of D makes of them [F]
 Stats = dict[str, Tensor]
 
 
@@ -159,8 +159,8 @@ def g_loss(
     if cfg.feature_matching:
         assert reals is not None and features is not None, "feature matching needs reals and features"
         with torch.no_grad():
-            target = features(reals).mean(0)
-        stats["loss/g_features"] = (target - features(fakes).mean(0)).square().sum()
+            target = features(reals)
+        stats["loss/g_features"] = (target - features(fakes)).square().sum()
         loss = loss + cfg.feature_matching * stats["loss/g_features"]
     if cfg.acgan_weight and logits is not None and labels.shape[1]:
         stats["loss/g_class"] = cross_entropy(logits, labels)

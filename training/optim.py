@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.optim import SGD, Adam, Optimizer, RMSprop
 
 from stylegen.config import OptimizerConfig
@@ -38,34 +39,41 @@ def build(parameters: Iterable[Tensor], cfg: OptimizerConfig, lr: float, log2_sc
 
 
 def backward(loss: Tensor, optimizer: Optimizer) -> None:
-    """Puts the gradients of `loss` into the optimizer's parameters, times the loss scale, which `step` divides out."""
-    optimizer.zero_grad(set_to_none=True)
+    """Adds the gradients of `loss` to the optimizer's parameters, times the loss scale, which `step` divides out."""
     scale = 2.0 ** optimizer.param_groups[0]["log2_scale"]
     (loss if scale == 1 else loss * scale).backward()
 
 
-def step(optimizer: Optimizer) -> bool:
-    """Applies the gradients at hand; False, with nothing changed, if any of them is not finite.
+def gradients(optimizer: Optimizer) -> list[Tensor]:
+    """The gradients at hand, of the parameters in use."""
+    return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+
+def step(optimizer: Optimizer) -> Tensor | None:
+    """Applies the gradients at hand and returns their norm; None, with nothing changed, if one of them is not finite.
 
     Adam: TensorFlow computes lr * sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + eps) at update t (the form that
     ends section 2 of Kingma and Ba 2015), which is PyTorch's with eps / sqrt(1 - beta2^t). t counts updates since
     `reset`: it is the same for all parameters in use as long as those change only where the moments are reset.
     """
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    scale, finite = optimizer.param_groups[0]["log2_scale"], _finite(gradients)
-    if scale and finite and gradients:
-        for gradient in gradients:
+    found, scale = gradients(optimizer), optimizer.param_groups[0]["log2_scale"]
+    norm = get_total_norm(found)
+    if not norm.isfinite():  # its squares may have overflowed
+        norm = get_total_norm([gradient.double() for gradient in found])
+    finite = bool(norm.isfinite())
+    if scale and finite and found:
+        for gradient in found:
             gradient.mul_(2.0**-scale)
     for group in optimizer.param_groups:
         group["log2_scale"] += 0.0 if scale == 0 else 0.0005 if finite else -1.0
     if not finite:
-        return False
+        return None
     for group in optimizer.param_groups:
         if "tf_eps" in group:
             group["updates"] += 1
             group["eps"] = group["tf_eps"] / math.sqrt(1 - group["betas"][1] ** group["updates"])
     optimizer.step()
-    return True
+    return norm * 2.0**-scale
 
 
 def reset(optimizer: Optimizer) -> None:
@@ -117,10 +125,3 @@ def load_state_tensors(optimizer: Optimizer, named_parameters: NamedParameters, 
             group["updates"] = updates
         if scale is not None:
             group["log2_scale"] = float(scale)
-
-
-def _finite(tensors: list[Tensor]) -> bool:
-    """Whether every element is. A sum is the cheapest test; where it overflows, look closer."""
-    if not tensors or bool(torch.stack([t.sum() for t in tensors]).sum().isfinite()):
-        return True
-    return all(bool(t.isfinite().all()) for t in tensors)

@@ -19,6 +19,7 @@ from .layers import (
     MinibatchDiscrimination,
     PlainDense,
     Resolution,
+    Together,
     conditioned,
     features,
     fmaps,
@@ -41,6 +42,7 @@ class Norm(nn.Module):
 
     running_mean: Tensor
     running_var: Tensor
+    crew: Together | None = None  # others who have parts of the same batch
 
     def __init__(self, kind: str, channels: int, running: bool):
         super().__init__()
@@ -57,10 +59,27 @@ class Norm(nn.Module):
         weight, bias = self.weight, self.bias
         if self.kind == "layer":
             return F.group_norm(x.float() if x.dtype != torch.float64 else x, 1, weight, bias, EPS).to(x.dtype)
+        if self.crew is not None and (self.training or not self.running):
+            return torch.cat([self._together(part) for part in x.chunk(parts)])
         if self.running:
             mean, var = self.running_mean, self.running_var
             return F.batch_norm(x, mean, var, weight, bias, self.training, MOMENTUM, EPS)
         return torch.cat([F.batch_norm(part, None, None, weight, bias, True, eps=EPS) for part in x.chunk(parts)])
+
+    def _together(self, x: Tensor) -> Tensor:
+        """Batch norm of a part of a batch by the statistics of all of it."""
+        assert self.crew is not None
+        y = x.float() if x.dtype != torch.float64 else x
+        sums = self.crew.all_sum(torch.cat([y.sum((0, 2, 3)), y.new_tensor([y[:, 0].numel()])]))
+        mean, count = (sums[:-1] / sums[-1])[:, None, None], sums.detach()[-1].item()
+        y = y - mean
+        var = self.crew.all_sum(y.square().sum((0, 2, 3))) / count
+        if self.running:
+            with torch.no_grad():
+                self.running_mean.lerp_(mean.flatten(), MOMENTUM)
+                self.running_var.lerp_(var * (count / (count - 1)), MOMENTUM)
+        y = y * ((var + EPS).rsqrt() * self.weight)[:, None, None] + self.bias[:, None, None]
+        return y.to(x.dtype)
 
 
 class Layer(nn.Module):

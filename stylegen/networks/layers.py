@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -156,6 +157,14 @@ def minibatch_stddev(x: Tensor, group: int, features: int = 1, parts: int = 1) -
     return torch.cat([x, y.expand(-1, -1, h, w)], 1)
 
 
+class Together(Protocol):
+    """Where each of several workers has a part of a batch: sums and rows over all of them, differentiable."""
+
+    def all_sum(self, x: Tensor) -> Tensor: ...
+
+    def gather(self, x: Tensor) -> Tensor: ...
+
+
 class MinibatchDiscrimination(nn.Module):
     """Appends to every sample how near the others of its batch are: [N, fan_in] -> [N, fan_in + features].
 
@@ -164,6 +173,8 @@ class MinibatchDiscrimination(nn.Module):
     large batches. The columns of T start with length 1, by their weights or, `equalized`, where they are used: samples
     then differ by about as much as their features do.
     """
+
+    crew: Together | None = None  # others who have parts of the same batch
 
     def __init__(self, fan_in: int, features: int, size: int, *, equalized: bool = False):
         super().__init__()
@@ -175,7 +186,8 @@ class MinibatchDiscrimination(nn.Module):
         """`parts`: how many equal batches, one after another, x holds; their samples do not mix."""
         m = torch.einsum("na,abc->nbc", x, self.weight * self.coef)
         m = m.reshape(parts, len(x) // parts, *m.shape[1:])
-        near = (m[:, :, None] - m[:, None]).abs().sum(-1).neg().exp().mean(2)
+        others = m if self.crew is None else torch.stack([self.crew.gather(batch) for batch in m])
+        near = (m[:, :, None] - others[:, None]).abs().sum(-1).neg().exp().mean(2)
         return torch.cat([x, near.flatten(0, 1).to(x.dtype)], 1)
 
 

@@ -1,5 +1,7 @@
 """StyleGAN (Karras et al., "A Style-Based Generator Architecture for GANs", CVPR 2019), growing progressively."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +13,7 @@ from .layers import Conv, Dense, Resolution, ToRGB, features, fmaps, level_of, l
 from .mapping import Mapping
 
 NOISE_MODES = ("const", "random", "none")
+Noise = str | Sequence[Tensor]  # one of NOISE_MODES, or a map [N, 1, H, W] for every layer in use
 
 
 class SynthesisLayer(nn.Module):
@@ -23,7 +26,7 @@ class SynthesisLayer(nn.Module):
 
     def __init__(self, config: GeneratorConfig, index: int):
         super().__init__()
-        self.config = config
+        self.config, self.index = config, index
         level, first = divmod(index, 2)
         channels = fmaps(config, level + 1)
         if index > 0:
@@ -40,13 +43,15 @@ class SynthesisLayer(nn.Module):
         if config.styles:
             self.style = Dense(config.style_size, 2 * channels, gain=1.0)
 
-    def forward(self, x: Tensor, w: Tensor, noise: str, generator: torch.Generator | None) -> Tensor:
+    def forward(self, x: Tensor, w: Tensor, noise: Noise, generator: torch.Generator | None) -> Tensor:
         if hasattr(self, "conv"):
             x = self.conv(x)
         pattern = strength = None
         if self.config.noise and noise != "none":
             strength, pattern = self.noise_strength, self.noise
-            if noise == "random":
+            if not isinstance(noise, str):
+                pattern = noise[self.index]
+            elif noise == "random":
                 pattern = torch.randn(len(x), 1, *x.shape[2:], generator=generator, device=x.device)
         return adain_epilogue(
             x,
@@ -81,10 +86,10 @@ class Synthesis(nn.Module):
         *,
         resolution: Resolution = None,
         alpha: float = 1.0,
-        noise: str = "const",
+        noise: Noise = "const",
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        assert noise in NOISE_MODES
+        assert not isinstance(noise, str) or noise in NOISE_MODES
         level = level_of(self.config, resolution)
         x = features(self.const, self.compute_dtype).expand(len(w), -1, -1, -1)
         coarse = x
@@ -142,14 +147,14 @@ class Generator(nn.Module):
         alpha: float = 1.0,
         psi: float = 1.0,
         cutoff: int | None = 8,
-        noise: str = "const",
+        noise: Noise = "const",
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """z [N, latent_size], labels [N, label_size] or None -> pictures [N, C, H, W] in about [-1, 1].
 
         `resolution`: a level's side or (height, width), None for the full one. `alpha` below 1 fades that level in over
         the one below. `psi`, `cutoff`: truncation, see `truncate`. `noise`: "const" (the stored maps), "random" (drawn
-        from `generator`) or "none". Raises UserError for labels or a resolution that do not fit.
+        from `generator`), "none", or the maps themselves. Raises UserError for labels or a resolution that do not fit.
         """
         w = self.truncate(self.mapping(z, labels), psi, cutoff)
         return self.synthesis(w, resolution=resolution, alpha=alpha, noise=noise, generator=generator)
