@@ -3,6 +3,8 @@
 import statistics
 from typing import Any
 
+from stylegen.config import METRICS
+
 from .run_folder import PANELS, Row, is_number
 
 Points = list[tuple[float, float | None]]  # (kimg, value); None: not finite
@@ -14,6 +16,7 @@ NOTES = {
     "losses": "without penalties",
     "mean scores of D": "how real D finds real pictures and those of G",
     "mean sign of D's scores of real pictures": "r_t: near 1 for long on little data, D knows it by heart",
+    **{title: "bars: 90% intervals" for title, (key, *_) in PANELS.items() if key.removeprefix("metrics/") in METRICS},
     "FID": "lower is better; bars: 90% intervals",
     "KID": "lower is better; bars: 90% intervals",
     "diversity of pictures": "1: as different from each other as real ones",

@@ -187,11 +187,11 @@ def _health(run: dict[str, Any]) -> str:
     last = rows[-1] if rows else {}
     titles = {key: title for title, keys in PANELS.items() for key in keys}
     figures = [
-        [key, _number(last[key]), escape(titles[key]), escape(curves.NOTES.get(titles[key], ""))]
+        [key, _number(last[key]), "; ".join(filter(None, (titles[key], curves.NOTES.get(titles[key]))))]
         for key in HEALTH
         if key in last
     ]
-    return html + (_table(("last figure", "value", "of", "meaning"), figures) if figures else "")
+    return html + (_table(("last figure", "value", "meaning"), figures) if figures else "")
 
 
 def _when(rows: list[Row], kimg: float) -> str:

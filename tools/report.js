@@ -107,6 +107,7 @@
       const anchor = X(value) > width - 24 ? "end" : "middle";
       add(svg, "text", { x: X(value), y: bottom + 15, "text-anchor": anchor }, number(value));
     }
+    add(svg, "text", { x: LEFT - 8, y: bottom + 15, "text-anchor": "end" }, "kimg");
     if (panel.guide !== null && !log && panel.guide >= low && panel.guide <= high)
       add(svg, "line", { x1: LEFT, x2: width - RIGHT, y1: Y(panel.guide), y2: Y(panel.guide), class: "guide" });
   }
@@ -131,7 +132,7 @@
     let log = panel.log;
     if (panel.positive) {
       const label = add(head, "label");
-      const check = add(label, "input", { type: "checkbox" });
+      const check = add(label, "input", { type: "checkbox", "aria-label": `logarithmic axis: ${panel.title}` });
       label.append(" log");
       check.checked = log;
       check.addEventListener("change", () => { log = check.checked; draw(); });

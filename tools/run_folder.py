@@ -31,6 +31,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "learning rate": ("lr",),
     "pictures a step": ("batch",),
     "images / s": ("images_per_sec",),
+    "seconds that a measurement took": ("metrics/seconds",),
 }
 STATS, STATE, LOG, CONFIG = "stats.jsonl", "state.ckpt", "log.txt", "config.json"
 SIGNS_OF_LIFE = (STATS, STATE, LOG, CONFIG)
