@@ -313,7 +313,11 @@ if __name__ == "__main__":
         },
         packages=list(PACKAGES),
         package_dir=PACKAGES,
-        package_data={"stylegen": ["py.typed"], "stylegen.assets": ["*.zip", "*.txt", "networks/*"]},
+        package_data={
+            "stylegen": ["py.typed"],
+            "stylegen.assets": ["*.zip", "*.txt", "networks/*"],
+            "stylegen.tools": ["*.css", "*.js"],
+        },
         ext_modules=[Extension("stylegen._native", ["csrc/binding.cpp"], py_limited_api=True, optional=True)],
         cmdclass={"build_ext": BuildNative},
         options={"bdist_wheel": {"py_limited_api": "cp310"}},

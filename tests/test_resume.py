@@ -117,7 +117,7 @@ def assert_same_run(run: Path, whole: Path, tmp_path: Path) -> None:
     ours, theirs = (load_tensors(folder / "state.ckpt")[0] for folder in (run, whole))
     assert ours.keys() == theirs.keys()
     assert not [name for name in ours if not ours[name].equal(theirs[name])]
-    files = ["state.ckpt", "config.json", "reals.png"]
+    files = ["state.ckpt", "config.json", "data.json", "reals.png"]
     files += [str(path.relative_to(whole)) for path in whole.glob("*/*.png")]
     files += [path.name for path in whole.glob("network-*")]
     assert len(files) >= 7

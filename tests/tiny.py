@@ -4,6 +4,7 @@ import io
 import json
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from PIL import Image
 from torch.nn import functional as F
 
 from stylegen.checkpoint import save_network
-from stylegen.config import GeneratorConfig
+from stylegen.config import GeneratorConfig, override, to_dict
 from stylegen.networks import build_generator
+from stylegen.presets import preset
 from stylegen.tools.cli import cli
 
 PROGRAM = [sys.executable, "-m", "stylegen.tools.cli"]
@@ -103,6 +105,25 @@ def generated(network: Path, out: Path, *options: str, seeds: str) -> Path:
     """The folder of `stylegen generate`."""
     invoke(["generate", "--network", str(network), "--seeds", seeds, "--out", str(out), *options])
     return out
+
+
+def row(kimg: float, **more: object) -> dict:
+    """A row of stats.jsonl of a run of small-32, which grows from 8x8, 8 kimg held and 8 fading a level."""
+    level = 1 if kimg < 8 else 2 if kimg < 24 else 3
+    size, alpha = 4 << level, (kimg % 16 - 8) / 8 if 8 < kimg < 40 and kimg % 16 > 8 else 1.0
+    place = {"kimg": kimg, "images_seen": round(1000 * kimg), "level": level, "resolution": f"{size}x{size}"}
+    return place | {"alpha": alpha, "lr": 0.003, "images_per_sec": 500.0, "elapsed_sec": 2 * kimg, "loss/d": 1.5} | more
+
+
+def fake_run(folder: Path, stats: Sequence[dict] = (), *, kimg: float = 100, log: str = "Training from 0") -> Path:
+    """A run folder as `stylegen train` leaves it, without networks; `log` is the last line of its log."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = to_dict(override(preset("small-32", (32, 32), 3, 0), f"schedule.total_kimg={kimg}"))
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "log.txt").write_text(f"2026-01-02 03:04:05 {log}\n")
+    if stats:
+        (folder / "stats.jsonl").write_text("".join(json.dumps(line) + "\n" for line in stats))
+    return folder
 
 
 FAST = {"steps": 150, "starts": 500, "lr": 0.1}  # of a projection

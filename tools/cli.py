@@ -26,6 +26,8 @@ COMMANDS = {
     "sample": ("stylegen.tools.sample", "Make a data set of generated pictures."),
     "score": ("stylegen.tools.score", "Rank pictures by how real a discriminator finds them."),
     "metrics": ("stylegen.tools.metrics", "Measure pictures against real ones: FID, KID, precision, recall."),
+    "report": ("stylegen.tools.report", "Make a page of a run: curves, pictures, alarms, data, settings."),
+    "runs": ("stylegen.tools.runs", "List runs and how they stand."),
     "plot": ("stylegen.tools.plot", "Draw the curves of a run."),
     "bench": ("stylegen.tools.bench", "Measure the speed of this machine against plain PyTorch."),
     "info": ("stylegen.tools.info", "Tell what a network is: configuration, sizes, provenance."),

@@ -8,6 +8,8 @@ import click
 
 from stylegen.errors import UserError
 
+from .run_folder import stage_text
+
 if TYPE_CHECKING:
     from stylegen.config import GeneratorConfig
 
@@ -107,7 +109,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
             ("family", facts["family"]),
             ("pictures", f"{facts['resolution']}, {colours}"),
             ("classes", ", ".join(provenance.get("class_names") or []) or str(facts["label_size"] or "none")),
-            ("trained to", _stage_text(facts["trained_to"], provenance.get("alpha"))),
+            ("trained to", stage_text(facts["trained_to"], provenance.get("alpha"))),
             ("parameters", f"{facts['parameters']:,}"),
             ("widths", "  ".join(f"{size}: {width}" for size, width in facts["widths"].items())),
         ]
@@ -122,7 +124,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
             (
                 "run",
                 f"{run['kimg']:g} of {run['total_kimg']:g} kimg in {run['precision']}, "
-                f"at {_stage_text(run['resolution'], run['alpha'])}",
+                f"at {stage_text(run['resolution'], run['alpha'])}",
             ),
         ]
     width = max(len(key) for key, _ in rows)
@@ -136,10 +138,6 @@ def _texts(value: Any) -> list[str]:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return value or ["none"]
     return [value if isinstance(value, str) else json.dumps(value)]
-
-
-def _stage_text(resolution: str, alpha: float | None) -> str:
-    return resolution if alpha in (None, 1) else f"{resolution}, {alpha:.0%} faded in"
 
 
 def _megabytes(facts: dict[str, Any]) -> str:

@@ -8,13 +8,7 @@ import click
 
 from stylegen.errors import UserError
 
-PANELS = {
-    "losses": ("loss/d", "loss/g"),
-    "mean scores of D": ("scores/real", "scores/fake"),
-    "mean sign of D's scores of real pictures": ("signs/real",),
-    "gradient penalties": ("penalty/r1", "penalty/r2", "penalty/gp"),
-    "images / s": ("images_per_sec",),
-}
+from .run_folder import PANELS, STATS, bands, read_stats
 
 
 @click.command()
@@ -22,7 +16,7 @@ PANELS = {
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Picture.  [default: RUN/stats.png]")
 @click.option("--growth", is_flag=True, help="Instead: the same latents through the run.  [default: RUN/growth.png]")
 def plot(run: Path, out: Path | None, growth: bool) -> None:
-    """Draw a run's losses, scores, penalties and speed against kimg: its stats.jsonl as a picture.
+    """Draw a run's losses, scores, metrics, speed and more against kimg: its stats.jsonl as a picture.
 
     Curves need matplotlib (`pip install matplotlib`). With --growth, rows of the run's previews instead, more of
     them early on.
@@ -41,7 +35,7 @@ def plot(run: Path, out: Path | None, growth: bool) -> None:
     if growth:
         write_atomic(out, draw_growth(sorted((run / "previews").glob("kimg-*.png"))))
     else:
-        write_atomic(out, draw(read_stats(run / "stats.jsonl"), run.name))
+        write_atomic(out, draw(read_stats(run / STATS), run.name))
     click.echo(out)
 
 
@@ -77,20 +71,6 @@ def _final_height(config: Path) -> int:
     return generator["base"][0] << (generator["levels"] - 1)
 
 
-def read_stats(path: Path) -> list[dict[str, Any]]:
-    """The rows of a stats.jsonl; half a last line, of a run that is writing it, is left out. Raises UserError."""
-    rows = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                continue
-    if not rows:
-        raise UserError(f"{path} has no statistics yet; a run writes its first row at its first tick")
-    return rows
-
-
 def draw(rows: list[dict[str, Any]], title: str) -> bytes:
     """A PNG with a panel for each of PANELS that the rows have; grey bands are fades. Raises UserError."""
     import io
@@ -108,16 +88,15 @@ def draw(rows: list[dict[str, Any]], title: str) -> bytes:
         for key in keys:
             points = [(row["kimg"], row[key]) for row in rows if key in row]
             axis.plot(*zip(*points, strict=True), label=key, linewidth=1)
-        for before, row in zip(rows, rows[1:], strict=False):
-            if row["alpha"] < 1:
-                axis.axvspan(before["kimg"], row["kimg"], color="0.92", linewidth=0)
+        for start, end, _, fading in bands(rows):
+            if fading:
+                axis.axvspan(start, end, color="0.92", linewidth=0)
         axis.set_title(name, fontsize=9, loc="right")
         axis.legend(fontsize=8, frameon=False)
         axis.grid(alpha=0.3)
     axes[-1].set_xlabel("thousands of real images (kimg)")
-    levels = {row["level"]: row for row in reversed(rows)}  # the first row of each level
-    for row in levels.values():
-        axes[0].annotate(row["resolution"], (row["kimg"], 1.03), xycoords=("data", "axes fraction"), fontsize=8)
+    for resolution, start in {resolution: start for start, _, resolution, _ in reversed(bands(rows))}.items():
+        axes[0].annotate(resolution, (start, 1.03), xycoords=("data", "axes fraction"), fontsize=8)
     figure.suptitle(title, fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})

@@ -24,6 +24,7 @@ from .measure import Meter, best_path, best_so_far, better, numbers, told
 from .pictures import describe
 from .report import Reporter, preview, save_reals, stage_text
 from .schedule import due, stage_at, total_images
+from .sheet import data_sheet
 from .state import STATE_NAME, TrainState, fresh
 from .step import iterate
 
@@ -148,6 +149,7 @@ def _begin(state: TrainState, run_dir: Path, loader: Loader, reporter: Reporter)
         f"{describe(dataset.size, dataset.channels)}{halved}, {state.device} in {config.training.precision}, "
         f"now {stage_text(config, stage)}. Previews: {run_dir / 'previews'}"
     )
+    write_atomic(run_dir / "data.json", json.dumps(data_sheet(dataset), indent=2) + "\n")
     if seen == 0 or not (run_dir / "reals.png").exists():
         save_reals(config, loader, run_dir / "reals.png")
     if seen == 0:
