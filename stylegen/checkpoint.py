@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from . import config as configs
 from .assets import embedded_networks, network_path
-from .errors import NotFoundError, UserError
+from .errors import DamagedError, NotFoundError, UserError
 from .files import atomic_path
 from .networks import build_generator
 from .validation import validate
@@ -34,6 +35,7 @@ _DTYPES = {
     torch.bool: "BOOL",
 }
 GET_AGAIN = "give one that stylegen wrote, copied whole"
+_CHECKSUM = "checksum"
 _HEADER_MAX = 100_000_000  # bytes, the limit of the safetensors format
 
 
@@ -132,10 +134,13 @@ def read_metadata(path: str | Path, remedy: str = GET_AGAIN) -> dict[str, str]:
         return _header(path, file, os.path.getsize(path), remedy).get("__metadata__", {})
 
 
-def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+def save_tensors(
+    path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str], *, checksum: bool = False
+) -> None:
     """Writes a safetensors file, whole or not at all; the same content gives the same bytes.
 
-    Raises OSError naming `path` (a full disk, say), leaving what stood there as it was.
+    `checksum`: its metadata says what `load_tensors` then checks. Raises OSError naming `path` (a full disk, say),
+    leaving what stood there as it was.
     """
     # The safetensors package writes metadata in an order of chance and wraps a full disk in an error of its own.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # aligned, as readers expect
@@ -145,37 +150,54 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[st
         tensor = tensors[name]
         start, end = end, end + tensor.numel() * tensor.element_size()
         header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
+    pieces = [tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data for name in names]
+    if checksum:
+        header["__metadata__"][_CHECKSUM] = _checksum(header, pieces)
+    text = _compact(header)
     text += b" " * (-len(text) % 8)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name in names:
-            flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-            file.write(flat.view(torch.uint8).numpy().data)
+        for piece in pieces:
+            file.write(piece)
 
 
 def load_tensors(path: str | Path, remedy: str = GET_AGAIN) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(tensors on the CPU in memory of their own, metadata) of a safetensors file. Raises as `read_metadata` does."""
     data = Path(path).read_bytes()  # not memory-mapped: what is written there later must not show here
     header = _header(path, io.BytesIO(data), len(data), remedy)
+    expected = header.get("__metadata__", {}).pop(_CHECKSUM, None)
+    if expected and expected != _checksum(header, [memoryview(data)[8 + int.from_bytes(data[:8], "little") :]]):
+        raise DamagedError(f"{path} is damaged: its checksum is another one; {remedy}")
     try:
         return safetensors.torch.load(data), header.get("__metadata__", {})
     except (SafetensorError, KeyError) as error:
-        raise UserError(f"{path} is damaged ({error}); {remedy}") from error
+        raise DamagedError(f"{path} is damaged ({error}); {remedy}") from error
+
+
+def _compact(header: dict[str, Any]) -> bytes:
+    return json.dumps(header, separators=(",", ":")).encode()
+
+
+def _checksum(header: dict[str, Any], data: Iterable[memoryview]) -> str:
+    """Of a file's header, but for the checksum itself, and what follows."""
+    hashed = hashlib.blake2b(_compact(header), digest_size=16)
+    for piece in data:
+        hashed.update(piece)
+    return hashed.hexdigest()
 
 
 def _header(path: str | Path, file: BinaryIO, size: int, remedy: str) -> dict[str, Any]:
     start = file.read(256)
     length = int.from_bytes(start[:8], "little")
     if size == 0:
-        raise UserError(f"{path} is empty; {remedy}")
+        raise DamagedError(f"{path} is empty; {remedy}")
     if (start[:1] == b"\x80" and start[8:9] != b"{") or (start[:2] == b"PK" and b"data.pkl" in start):
         raise UserError(f"{path} is a pickle, which could run code; stylegen reads .safetensors files only")
     if start[8:9] != b"{" or length > _HEADER_MAX:
-        raise UserError(f"{path} is not a safetensors file; {remedy}")
+        raise DamagedError(f"{path} is not a safetensors file; {remedy}")
     cut = f"{path} is cut short, at {size:,} bytes; {remedy}"
     if 8 + length > size:
-        raise UserError(cut)
+        raise DamagedError(cut)
     file.seek(8)
     try:
         header = json.loads(file.read(length))
@@ -184,9 +206,9 @@ def _header(path: str | Path, file: BinaryIO, size: int, remedy: str) -> dict[st
         if not all(isinstance(text, str) for text in header.get("__metadata__", {}).values()):
             raise ValueError("metadata must be text")
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: its header cannot be read; {remedy}") from error
+        raise DamagedError(f"{path} is damaged: its header cannot be read; {remedy}") from error
     if size < whole:
-        raise UserError(cut)
+        raise DamagedError(cut)
     return header
 
 

@@ -156,6 +156,8 @@ class OutputConfig:
     snapshot_kimg: float = 100.0
     preview_kimg: float = 10.0
     keep_networks: int = 0  # newest networks kept; 0 keeps all
+    keep_states: int = 2  # newest states kept
+    save_minutes: float = 5.0  # how long a run goes on without saving its state
     metrics: tuple[str, ...] = ()  # of METRICS, measured as the run goes on; the best network by the first is kept
     metrics_kimg: float = 100.0
     metrics_num: int = 2000  # fakes

@@ -11,3 +11,7 @@ class UsageError(UserError):
 
 class NotFoundError(UsageError):
     """An argument that names nothing that is there."""
+
+
+class DamagedError(UserError):
+    """A file that is not whole any more; an older one may be."""

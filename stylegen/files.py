@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             yield temporary
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            _replace(temporary, path)
             _sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
@@ -66,22 +67,34 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Nobody else may enter a body guarded by the same folder, on systems with flock. Raises UserError if one has."""
+def exclusive(folder: Path, patience_sec: float = 0.0) -> Iterator[None]:
+    """Nobody else may enter a body guarded by the same folder, on systems with flock.
+
+    Raises UserError if one has, and does not leave it within `patience_sec`.
+    """
     if sys.platform == "win32":
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"another process is writing to {folder}; wait for it, or give another --out") from error
-        except OSError:  # a file system without locks
-            pass
+        deadline = time.monotonic() + patience_sec
+        while not _locked(descriptor):
+            if time.monotonic() >= deadline:
+                raise UserError(f"another process is writing to {folder}; wait for it, or give another --out")
+            time.sleep(0.1)
         yield
     finally:
         os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        pass
+    return True
 
 
 def write_atomic(path: str | os.PathLike, data: bytes | str) -> None:
@@ -94,6 +107,24 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
     """Removes the temporary files that a killed process left in `folder`; call it only where nobody else writes."""
     for leftover in Path(folder).glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """os.replace; where a network drive has lost the answer and asks again for what is done, it is no failure."""
+    number = os.stat(temporary).st_ino
+    try:
+        os.replace(temporary, path)
+    except FileNotFoundError:
+        if not path.exists() or os.stat(path).st_ino != number:
+            raise
+
+
+def check_room(path: Path, needed: int) -> None:
+    """Raises OSError where there is no room for a file `path` of `needed` bytes."""
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        reason = f"{os.strerror(errno.ENOSPC)}: {needed / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free"
+        raise OSError(errno.ENOSPC, f"{reason}; make room and try again", str(path))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -273,8 +273,8 @@ def crash_at(images: int, arguments: list[str], monkeypatch: pytest.MonkeyPatch)
 
 def test_a_state_every_few_minutes(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
-    monkeypatch.setattr(loop, "SAVE_EVERY_SEC", 0.0)
-    crash_at(80, train_arguments(data, run, "--snapshot-kimg", 100), monkeypatch)
+    often = ["--snapshot-kimg", 100, "--set", "output.save_minutes=0"]
+    crash_at(80, train_arguments(data, run, *often), monkeypatch)
     assert saved_config(run / "state.ckpt")[1] == 80
     assert not list(run.glob("network-*"))
 

@@ -116,13 +116,13 @@ def train(
       stylegen train faces.zip --out runs/faces --preset stylegan-1024 --resolution 256 --dry-run
       stylegen train faces.zip --out runs/wgan --loss wgan-gp --set loss.n_critic=2
     """
-    from stylegen.training import loop, state
+    from stylegen.training import loop, saver
 
-    state_path = run_dir / state.STATE_NAME
-    if not resume and not dry_run and (state_path.exists() or any(run_dir.glob("network-*.safetensors"))):
+    if not resume and not dry_run and (saver.saved_states(run_dir) or any(run_dir.glob("network-*.safetensors"))):
         raise click.UsageError(f"{run_dir} already holds a run; add --resume to go on, or give another --out")
     torch_device = pick_device(device)
-    saved = state.saved_config(state_path)[0] if state_path.exists() and resume else None
+    saved_run = saver.saved_run(run_dir) if resume else None
+    saved = saved_run[0] if saved_run else None
     dataset = _open(data, options.pop("resolution"), preset, saved)
     cond = options.pop("cond")
     wanted = options["precision"] or "auto"

@@ -10,13 +10,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from stylegen.errors import UserError
+
+if TYPE_CHECKING:
+    from .state import TrainState
+
+T = TypeVar("T")
 
 BUCKET = 2**24  # elements that travel at once
 TIMEOUT_SEC = 1800.0
@@ -80,21 +85,38 @@ class Crew:
         pieces = [x if rank == self.rank else x.new_zeros(count, *x.shape[1:]) for rank, count in enumerate(numbers)]
         return self.all_sum(torch.cat(pieces))
 
-    def broadcast(self, tensors: list[Tensor]) -> None:
-        """Everyone gets the first worker's values."""
-        if self.size > 1:
-            for tensor in tensors:
-                with self.contact():
-                    dist.broadcast(tensor, 0)
-
-    def tell(self, value: Any) -> Any:
-        """Everyone gets the first worker's value, which JSON can hold."""
+    def share_state(self, state: "TrainState") -> None:
+        """Everyone gets the first worker's state."""
         if self.size == 1:
-            return value
-        text = [json.dumps(value)]
+            return
+        self.begin("sharing the state")
+        assert self.store
+        tensors = state.tensors()
+        if self.chief:
+            outline = [(name, list(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()]
+            self.store.set("state", json.dumps([state.images_seen, outline]))
         with self.contact():
-            dist.broadcast_object_list(text, 0)
-        return json.loads(text[0])
+            images_seen, outline = json.loads(self.store.get("state"))
+        found = {}
+        for name, shape, kind in outline:
+            found[name] = torch.empty(shape, dtype=getattr(torch, kind), device=state.device)
+            if self.chief:
+                found[name].copy_(tensors[name])
+            with self.contact():
+                dist.broadcast(found[name], 0)
+        if not self.chief:
+            state.restore(found, images_seen)
+
+    def one_by_one(self, what: str, make: Callable[[], T]) -> T:
+        """What `make` makes, first for the first worker of each host: what it leaves on disk serves the others."""
+        local = int(os.environ.get("LOCAL_RANK", 0)) if self.size > 1 else 0
+        key = f"{what} on {os.environ.get('GROUP_RANK', 0)}"
+        while local and self.store and not self.store.check([key]):
+            time.sleep(0.1)
+        made = make()
+        if not local and self.store:
+            self.store.set(key, "there")
+        return made
 
     def roll_call(self, place: str, facts: dict[str, str], timeout: float) -> None:
         """Waits until all workers have come to `place`, with the same facts.

@@ -1,12 +1,13 @@
 """The training loop: from a config and data to a run folder, interrupted and resumed at will."""
 
+import hashlib
 import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,99 +21,171 @@ from stylegen.errors import UserError
 from stylegen.files import exclusive, remove_leftovers, write_atomic
 
 from .dataset import Dataset, Loader
+from .distributed import ALONE, Crew, launched, share_statistics
 from .measure import Meter, best_path, best_so_far, better, numbers, told
 from .pictures import describe
 from .report import Reporter, preview, save_reals, stage_text
-from .schedule import due, stage_at, total_images
+from .saver import Saver, load_newest
+from .schedule import Stage, due, stage_at, total_images
+from .share import check as check_split
 from .sheet import data_sheet
 from .state import STATE_NAME, TrainState, fresh
-from .step import iterate
+from .step import Stats, iterate
+from .watchdog import watching
 
-SAVE_EVERY_SEC = 300.0
 FIRST_PREVIEW_SEC = 30.0
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
-def train(config: Config, run_dir: Path, dataset: Dataset, *, device: torch.device, workers: int = 2) -> TrainState:
+def train(
+    config: Config,
+    run_dir: Path,
+    dataset: Dataset,
+    *,
+    device: torch.device,
+    workers: int = 2,
+    crew: Crew = ALONE,
+    micro: int | None = None,
+) -> int:
     """Trains until `config.schedule.total_kimg`, going on with the state in `run_dir` if there is one.
 
-    Writes config.json, log.txt, stats.jsonl, reals.png, previews, networks and state.ckpt into `run_dir`. SIGINT and
-    SIGTERM finish the iteration and save. Raises UserError for a state that does not fit and for a non-finite loss,
-    OSError where a file cannot be written; the last saved state stays in every case.
+    Writes config.json, log.txt, stats.jsonl, reals.png, previews, networks and states into `run_dir`. SIGINT and
+    SIGTERM finish the iteration and save; returns the number of the signal, 0 for none. Every worker of the `crew`
+    calls this, the first one writes; `micro`: the most samples that one computes at a time. Raises UserError for a
+    state that does not fit and for a non-finite loss, OSError where a file cannot be written, LostWorker; the last
+    saved state stays in every case.
     """
-    previews = run_dir / "previews"
-    previews.mkdir(parents=True, exist_ok=True)
-    with exclusive(run_dir):
-        for folder in (run_dir, previews):
-            remove_leftovers(folder)
-        state = _open(config, run_dir, device)
-        config, g = state.config, state.config.generator
-        loader = Loader(
-            dataset,
-            base=g.base,
-            levels=g.levels,
-            seed=config.training.seed,
-            mirror=config.training.mirror,
-            cond=g.label_size > 0,
-            workers=workers,
-        )
-        reporter = Reporter(config, run_dir, state.images_seen)
+    check_split(config, crew.size, micro is not None)
+    with ExitStack() as stack:
+        if crew.chief:
+            (run_dir / "previews").mkdir(parents=True, exist_ok=True)
+            # Workers of a launcher that was killed take a moment to go.
+            stack.enter_context(exclusive(run_dir, 10.0 if crew.size > 1 else 0.0))
+            for folder in (run_dir, run_dir / "previews"):
+                remove_leftovers(folder)
+        stack.enter_context(watching(crew))
+        crew.begin("preparing the data")
+        loader = stack.enter_context(crew.one_by_one("data", lambda: _loader(config, dataset, workers)))
+        crew.preflight(device, {"data": dataset.digest, "configuration": _digest(config), "version": __version__})
+        state, notes = _open(config, run_dir, device, crew)
+        outputs = None
         try:
-            with loader, _stop_signals() as stop:
-                _begin(state, run_dir, loader, reporter)
-                _run(state, run_dir, loader, reporter, stop)
+            stop = stack.enter_context(_stop_signals())
+            if crew.chief:
+                outputs = stack.enter_context(closing(Outputs(state, run_dir, loader, notes)))
+            return _run(state, loader, crew, micro, outputs, stop)
         except (UserError, OSError) as error:
-            with suppress(OSError):
-                reporter.log(f"Error: {error}", show=False)
+            if outputs:
+                with suppress(OSError):
+                    outputs.reporter.log(f"Error: {error}", show=False)
             raise
-        finally:
-            reporter.close()
-    return state
 
 
-def _open(config: Config, run_dir: Path, device: torch.device) -> TrainState:
+def _loader(config: Config, dataset: Dataset, workers: int) -> Loader:
+    g, training = config.generator, config.training
+    return Loader(
+        dataset,
+        base=g.base,
+        levels=g.levels,
+        seed=training.seed,
+        mirror=training.mirror,
+        cond=g.label_size > 0,
+        workers=workers,
+    )
+
+
+def _open(config: Config, run_dir: Path, device: torch.device, crew: Crew) -> tuple[TrainState, list[str]]:
+    """(the state to go on with, the same for all workers; what there is to say about it)."""
     config = configs.from_dict(Config, configs.to_dict(config))  # as it is read back: 8 in a table becomes 8.0
-    state = fresh(config, device)
-    if (run_dir / STATE_NAME).exists():
-        state.load(run_dir / STATE_NAME)
-        state.config = config
-    write_atomic(run_dir / "config.json", json.dumps(configs.to_dict(config), indent=2) + "\n")
-    return state
+    state, notes = fresh(config, device), []
+    if crew.chief:
+        notes = load_newest(state, run_dir)
+        write_atomic(run_dir / "config.json", json.dumps(configs.to_dict(config), indent=2) + "\n")
+    crew.share_state(state)
+    for network in (state.G, state.D):
+        share_statistics(network, crew)
+    return state, notes
 
 
-def _run(state: TrainState, run_dir: Path, loader: Loader, reporter: Reporter, stop: threading.Event) -> None:
+def _digest(config: Config) -> str:
+    """Of what must be alike for all workers."""
+    text = json.dumps(configs.to_dict(config), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _run(
+    state: TrainState, loader: Loader, crew: Crew, micro: int | None, outputs: "Outputs | None", stop: list[int]
+) -> int:
+    """Trains; returns the number of the signal that stopped it, 0 for none."""
     config, total = state.config, total_images(state.config)
-    meter = Meter(config, loader.dataset) if config.output.metrics else None
-    started = last_save = time.monotonic()
-    shown_early = False
-    ends = state.images_seen >= total
-    while not ends:
+    number = 0
+    while state.images_seen < total and not number:
         before = state.images_seen
         stage = stage_at(config, before)
-        stats = iterate(state, loader)
-        _check_finite(state, stats, run_dir, before)
+        # All workers must stop at the same step, whoever got the signal: signals add up with the statistics.
+        wanted = {str(n): torch.tensor(float(n in stop), device=state.device) for n in STOPPING}
+        stats = iterate(state, loader, crew, most=micro, also=wanted)
+        number = max((n for n in STOPPING if stats.pop(str(n)) > 0), default=0)
+        if outputs:
+            outputs.add(stage, stats, before, ends=state.images_seen >= total or number > 0)
+    if outputs:
+        outputs.finish()
+    return number
+
+
+class Outputs:
+    """All that a run writes, and when."""
+
+    def __init__(self, state: TrainState, run_dir: Path, loader: Loader, notes: list[str]):
+        """Tells of the run's start, and `notes`."""
+        self.state, self.run_dir, self.dataset = state, run_dir, loader.dataset
+        self.total, output = total_images(state.config), state.config.output
+        self.reporter = Reporter(state.config, run_dir, state.images_seen)
+        self.meter = Meter(state.config, loader.dataset) if output.metrics else None
+        self.saver = Saver(run_dir, output.keep_states)
+        self.started = self.last_save = time.monotonic()
+        self.shown_early = False
+        for note in notes:
+            self.reporter.log(note)
+        _begin(state, run_dir, loader, self.reporter)
+
+    def add(self, stage: Stage, stats: Stats, before: int, *, ends: bool) -> None:
+        """After an iteration: counts it in, writes what is due. Raises UserError for non-finite figures, OSError."""
+        state, run_dir, output = self.state, self.run_dir, self.state.config.output
         seen, now = state.images_seen, time.monotonic()
-        reporter.add(config, stage, stats, seen)
-        ends = seen >= total or stop.is_set()
-        measured = meter is not None and (due(1000 * config.output.metrics_kimg, before, seen) or seen >= total)
-        if meter and measured:
-            _measure(meter, state, run_dir, loader.dataset, reporter)
+        _check_finite(state, stats, run_dir, before)
+        self.saver.check()
+        self.reporter.add(state.config, stage, stats, seen)
+        measured = self.meter is not None and (due(1000 * output.metrics_kimg, before, seen) or seen >= self.total)
+        if self.meter and measured:
+            _measure(self.meter, state, run_dir, self.dataset, self.reporter)
         if due(max(stage.tick, 1), before, seen) or measured or ends:
-            reporter.report(stage, seen)
-        early = not shown_early and now - started > FIRST_PREVIEW_SEC
-        if due(1000 * config.output.preview_kimg, before, seen) or early or ends:
+            self.reporter.report(stage, seen)
+        early = not self.shown_early and now - self.started > FIRST_PREVIEW_SEC
+        if due(1000 * output.preview_kimg, before, seen) or early or ends:
             preview(state, preview_path(run_dir, seen))
-            shown_early = True
+            self.shown_early = True
         # A stop leaves the network of its kimg in place if there is one: resumed, the run has the same files.
-        stopped = ends and seen < total and network_path(run_dir, seen).exists()
-        snapshot = due(1000 * config.output.snapshot_kimg, before, seen) or (ends and not stopped)
-        if snapshot or ends or now - last_save > SAVE_EVERY_SEC:
+        stopped = ends and seen < self.total and network_path(run_dir, seen).exists()
+        snapshot = due(1000 * output.snapshot_kimg, before, seen) or (ends and not stopped)
+        if snapshot or ends or now - self.last_save > 60 * output.save_minutes:
             _check_finite(state, state.tensors(), run_dir, seen)
             if snapshot:
-                save_snapshot(state, run_dir, loader.dataset)
-            state.save(run_dir / STATE_NAME)
-            last_save = time.monotonic()
-    verb, more = ("Finished", "") if state.images_seen >= total else ("Stopped", "; --resume goes on")
-    reporter.log(f"{verb} at {state.images_seen / 1000:g} kimg{more}. State: {run_dir / STATE_NAME}")
+                save_snapshot(state, run_dir, self.dataset)
+            self.saver.save(state)
+            self.last_save = time.monotonic()
+
+    def finish(self) -> None:
+        """Says how the run ended, once all is on disk. Raises OSError."""
+        self.saver.wait()
+        seen = self.state.images_seen
+        verb, more = ("Finished", "") if seen >= self.total else ("Stopped", "; --resume goes on")
+        self.reporter.log(f"{verb} at {seen / 1000:g} kimg{more}. State: {self.run_dir / STATE_NAME}")
+
+    def close(self) -> None:
+        """Ends the progress bar, and waits for a state that is being written."""
+        self.saver.close()
+        self.reporter.close()
 
 
 def _measure(meter: Meter, state: TrainState, run_dir: Path, dataset: Dataset, reporter: Reporter) -> None:
@@ -212,21 +285,22 @@ def _check_finite(state: TrainState, tensors: dict[str, Tensor], run_dir: Path, 
 
 
 @contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; a second signal ends the process at once."""
-    stop = threading.Event()
+def _stop_signals() -> Iterator[list[int]]:
+    """A list to which SIGINT and SIGTERM are added; a second one ends a process that works alone at once."""
+    stop: list[int] = []
 
     def handle(number: int, frame: object) -> None:
-        if stop.is_set():
+        if stop and not launched():
             os._exit(128 + number)
-        stop.set()
+        stop.append(number)
         with suppress(OSError):  # the terminal may be gone
-            os.write(2, b"\nFinishing this step and saving; once more to quit at once.\n")
+            if not launched():
+                os.write(2, b"\nFinishing this step and saving; once more to quit at once.\n")
 
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in STOPPING}
     try:
         yield stop
     finally:

@@ -49,31 +49,42 @@ class TrainState:
             named |= {f"{prefix}/{name}": tensor for name, tensor in moments.items()}
         return named
 
-    def save(self, path: Path) -> None:
-        """Writes the state to `path`, whole or not at all. Raises OSError."""
-        metadata = {
+    def metadata(self) -> dict[str, str]:
+        """What a file of the state says beside the tensors."""
+        return {
             "format": FORMAT,
             "version": VERSION,
             "stylegen": __version__,
             "images_seen": str(self.images_seen),
             "config": json.dumps(configs.to_dict(self.config)),
         }
-        save_tensors(path, self.tensors(), metadata)
+
+    def save(self, path: Path) -> None:
+        """Writes the state to `path`, whole or not at all, with a checksum. Raises OSError."""
+        save_tensors(path, self.tensors(), self.metadata(), checksum=True)
 
     def load(self, path: Path) -> None:
-        """Goes on from a saved state, bit for bit. Raises UserError for a file that does not fit, OSError."""
+        """Goes on from a saved state, bit for bit. Raises UserError for a file that does not fit, OSError.
+
+        DamagedError: the file is not what was written.
+        """
         tensors, metadata = load_tensors(path, REMEDY)
-        saved, self.images_seen = parse_state(path, metadata)
+        saved, images_seen = parse_state(path, metadata)
         if lines := configs.difference(self.config, saved):
             raise UserError(f"{path} belongs to another configuration ({'; '.join(lines)}); choose another --out")
         try:
-            for prefix, module in (("G", self.G), ("D", self.D), ("G_ema", self.G_ema)):
-                module.load_state_dict(_part(tensors, prefix))
-            for prefix, optimizer, module in (("opt_g", self.opt_g, self.G), ("opt_d", self.opt_d, self.D)):
-                optim.load_state_tensors(optimizer, list(module.named_parameters()), _part(tensors, prefix))
+            self.restore(tensors, images_seen)
         except (RuntimeError, KeyError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} does not fit its own config ({reason}); start again with another --out") from error
+
+    def restore(self, tensors: dict[str, Tensor], images_seen: int) -> None:
+        """Puts back what `tensors` gave. Raises RuntimeError, KeyError for tensors of another state."""
+        for prefix, module in (("G", self.G), ("D", self.D), ("G_ema", self.G_ema)):
+            module.load_state_dict(_part(tensors, prefix))
+        for prefix, optimizer, module in (("opt_g", self.opt_g, self.G), ("opt_d", self.opt_d, self.D)):
+            optim.load_state_tensors(optimizer, list(module.named_parameters()), _part(tensors, prefix))
+        self.images_seen = images_seen
 
 
 def fresh(config: Config, device: torch.device) -> TrainState:
