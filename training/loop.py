@@ -31,7 +31,9 @@ SAVE_EVERY_SEC = 300.0
 FIRST_PREVIEW_SEC = 30.0
 
 
-def train(config: Config, run_dir: Path, dataset: Dataset, *, device: torch.device, workers: int = 2) -> TrainState:
+def train(
+    config: Config, run_dir: Path, dataset: Dataset, *, device: torch.device, workers: int = 2, cache: str = "auto"
+) -> TrainState:
     """Trains until `config.schedule.total_kimg`, going on with the state in `run_dir` if there is one.
 
     Writes config.json, log.txt, stats.jsonl, reals.png, previews, networks and state.ckpt into `run_dir`. SIGINT and
@@ -53,6 +55,8 @@ def train(config: Config, run_dir: Path, dataset: Dataset, *, device: torch.devi
             mirror=config.training.mirror,
             cond=g.label_size > 0,
             workers=workers,
+            shuffle_shards=config.training.shuffle_shards,
+            cache=cache,
         )
         reporter = Reporter(config, run_dir, state.images_seen)
         try:
@@ -144,7 +148,7 @@ def _begin(state: TrainState, run_dir: Path, loader: Loader, reporter: Reporter)
     dataset = loader.dataset
     halved = "" if dataset.size == dataset.full_size else f" (from {configs.size_text(dataset.full_size)})"
     reporter.log(
-        f"{verb} of {config.schedule.total_kimg:g} kimg: {config.preset}, {len(dataset)} pictures, "
+        f"{verb} of {config.schedule.total_kimg:g} kimg: {config.preset}, {loader.told}, "
         f"{describe(dataset.size, dataset.channels)}{halved}, {state.device} in {config.training.precision}, "
         f"now {stage_text(config, stage)}. Previews: {run_dir / 'previews'}"
     )
