@@ -56,8 +56,9 @@ class Shards:
         elif label is not None:
             files[f"{name}.json"] = json.dumps({"label": label}).encode()
         if self._tar and self._most:
-            blocks = sum(2 + (len(data) - 1) // tarfile.BLOCKSIZE for data in files.values())
-            if self._tar.offset + blocks * tarfile.BLOCKSIZE + tarfile.RECORDSIZE > self._most:
+            blocks = 2 + sum(2 + (len(data) - 1) // tarfile.BLOCKSIZE for data in files.values())  # two end the file
+            records = -(-(self._tar.offset + blocks * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE)
+            if records * tarfile.RECORDSIZE > self._most:
                 self.cut()
         if not self._tar:
             file = open(self._folder / f"shard-{self._count:06d}.tar", "wb")

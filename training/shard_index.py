@@ -144,7 +144,7 @@ def _make(files: list[Path], names: list[str], label_file: Path | None, sizes: l
         text=np.concatenate([one.text for one in found]),
         ends=np.cumsum(np.concatenate([one.lengths for one in found])),
         entries=np.concatenate([one.entries for one in found]),
-        starts=np.cumsum([0, *counts]),
+        starts=np.cumsum([0, *counts], dtype=np.int64),
         labels=labels,
         class_names=class_names if labels is not None and labels.ndim == 1 else None,
         digest="",
@@ -171,7 +171,9 @@ def _joined(files: list[Path], found: list[_Found]) -> Labels | None:
     if len(kinds) > 1:
         first, second = list(kinds.values())[:2]
         raise UserError(f"{first} and {second} differ in their labels: all shards need them, of one kind, or none")
-    return None if None in kinds else np.concatenate([one.labels for one in found if one.labels is not None])
+    return (
+        None if None in kinds or not kinds else np.concatenate([one.labels for one in found if one.labels is not None])
+    )
 
 
 def _look(shard: tuple[Path, str], table: dict[str, typing.Any] | None) -> _Found:
@@ -293,7 +295,7 @@ def _save(folder: Path, index: Index) -> None:
 
 def _load(place: Path) -> Index | None:
     def array(name: str) -> np.ndarray:
-        return np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        return np.asarray(np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False))
 
     try:
         meta = json.loads((place / "index.json").read_text())

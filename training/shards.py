@@ -47,16 +47,14 @@ def shard_of(index: Index, i: int) -> int:
 def named_shards(path: Path) -> list[Path] | None:
     """The files of `photos.tar` or of a pattern like `shard-{000..127}.tar`; None for other names. Raises UserError."""
     name = path.name.lower()
-    if path.is_dir() or not name.endswith((".tar", *COMPRESSED)):
-        return None
-    if path.exists():
+    if path.is_file() and name.endswith((".tar", *COMPRESSED)):
         files = [path]
-    elif not _BRACES.search(str(path)):
-        return None
-    else:
+    elif not path.exists() and name.endswith((".tar", ".zip", *COMPRESSED)) and _BRACES.search(str(path)):
         files = [Path(text) for text in itertools.islice(_expand(str(path)), _MAX_SHARDS)]
         if missing := [file for file in files if not file.exists()]:
             raise UserError(f"{len(missing)} of the {len(files)} shards of {path} are not there, e.g. {missing[0]}")
+    else:
+        return None
     if name.endswith(COMPRESSED):
         refuse_compressed(files[0])
     return files
@@ -72,13 +70,14 @@ def shards_among(listing: Listing) -> list[str]:
     return names
 
 
-def open_shards(path: Path, files: list[Path], names: list[str], label_file: Path | None = None) -> Collection:
+def open_shards(path: Path, files: list[Path], names: list[str], folder: Path) -> Collection:
     """All pictures of `files`, called `names` in the set `path`, in the order in which they lie there.
 
-    label_file: a dataset.json of the whole set; else each shard brings its labels, in a dataset.json or as WebDataset
-    does: NAME.cls (a class index) or NAME.json ({"label": ...}) beside NAME.png. Raises UserError.
+    Labels are those of the dataset.json in `folder`; where that has none, each shard brings its own, in a dataset.json
+    or as WebDataset has them: NAME.cls (a class index) or NAME.json ({"label": ...}) beside NAME.png. Raises UserError.
     """
-    index = open_index(files, names, label_file)
+    label_file = folder / LABEL_FILE
+    index = open_index(files, names, label_file if label_file.is_file() else None)
     open_file = lru_cache(maxsize=_MAX_OPEN)(lambda shard: File(files[shard]))
 
     def read(i: int) -> bytes:
@@ -110,10 +109,9 @@ def find_shards(path: Path, listing: Listing | None) -> Collection | None:
     """The set of shards that `path` names, or that lies in a folder without pictures; None: there is none."""
     if listing is None:
         files = named_shards(path)
-        return None if files is None else open_shards(path, files, [file.name for file in files])
+        return None if files is None else open_shards(path, files, [file.name for file in files], files[0].parent)
     names = shards_among(listing)
-    label_file = path / LABEL_FILE if LABEL_FILE in listing.stamps else None
-    return open_shards(path, [path / name for name in names], names, label_file) if names else None
+    return open_shards(path, [path / name for name in names], names, path) if names else None
 
 
 def _expand(text: str) -> Iterator[str]:
