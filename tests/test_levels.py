@@ -66,8 +66,18 @@ def test_without_room_the_largest_levels_are_left_out(
     with pytest.warns(UserWarning, match=message):
         assert same(batches(data), expected)
     assert kept(tmp_path) == sorted(set(SIZES) - set(left))
-    with pytest.warns(UserWarning, match=", ".join(left)):  # found again, not built
+    monkeypatch.setattr(levels, "_build", lambda *_: pytest.fail("built again"))
+    with pytest.warns(UserWarning, match=", ".join(left)):
         assert same(batches(data), expected)
+
+
+def test_the_cache_of_a_smaller_run_is_not_taken_for_all_there_can_be(tmp_path: Path) -> None:
+    data = data_zip(tmp_path / "a.zip")
+    options = {"base": (4, 4), "levels": 2, "seed": 0, "mirror": False, "cond": False, "workers": 0}
+    Loader(open_dataset(data, size=(8, 8)), **options).close()  # type: ignore[arg-type]
+    assert kept(tmp_path) == ["4x4", "8x8"]
+    batches(data)
+    assert kept(tmp_path) == ["16x16", "4x4", "4x4", "8x8", "8x8"]
 
 
 def test_memory_takes_what_fits_into_a_quarter_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

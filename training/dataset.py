@@ -1,6 +1,7 @@
 """A data set of equal pictures, and the loader that turns it into stage-sized batches."""
 
 import io
+import re
 import typing
 import warnings
 from collections import Counter
@@ -138,7 +139,8 @@ def open_dataset(path: str | Path, *, size: Size | None = None) -> Dataset:
     path = Path(path)
     if not path.exists():
         path = data_path(str(path)) or path
-    build = f"`stylegen dataset build {path} --dest {path.name.split('.')[0] or 'data'}-64.zip --size 64`"
+    stem = re.split(r"[.{]", path.name)[0].rstrip("-_") or "data"
+    build = f"`stylegen dataset build {path} --dest {stem}-64.zip --size 64`"
     collection, checked = _collect(path)
     (full_size, channels) = _agree(collection, checked, build)
     sizes = [(full_size[0] >> k, full_size[1] >> k) for k in range(_halvings(full_size) + 1)]

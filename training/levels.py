@@ -61,39 +61,36 @@ def open_levels(dataset: "Dataset", reductions: list[int], workers: int, cache: 
     folders = [user_cache()] if cache == "auto" else [Path(cache)]
     if cache == "auto" and data_path(dataset.path.stem) != dataset.path:  # the installed package is left alone
         folders.insert(0, dataset.path.parent)
-    for some in _fewer(reductions):
-        for folder in folders:
-            if (levels := _load(folder / _name(dataset, some), dataset, some)) is not None:
-                return _told(levels, dataset, reductions, [])
-    reasons: list[str] = []
-    for some in _fewer(reductions):
-        for folder in folders:
-            if (levels := _kept(folder, dataset, some, workers, reasons)) is not None:
-                return _told(levels, dataset, reductions, reasons)
+    why = ""
+    for start in range(len(reductions)):  # all of them, then without the largest, and so on
+        some, reasons = reductions[start:], list[str]()
         needed, free = _bytes(dataset, some), available() // 4
+        for make in (_found, _kept):
+            for folder in folders:
+                if (levels := make(folder, dataset, some, workers, reasons)) is not None:
+                    return _told(levels, dataset, reductions, why)
         if needed <= free:
             text = f"level cache kept in memory ({needed / 1e6:.0f} MB): {'; '.join(reasons)}"
             warnings.warn(text, stacklevel=2)
-            return _told(_in_memory(dataset, some, workers), dataset, reductions, reasons)
-        reasons.append(f"memory has {free / 1e6:.0f} MB to spare of the {needed / 1e6:.0f} MB needed")
-    return _told({}, dataset, reductions, reasons)
+            return _told(_in_memory(dataset, some, workers), dataset, reductions, why)
+        reasons.append(f"memory has {free / 1e6:.0f} MB to spare")
+        why = why or f" ({'; '.join(reasons)})"
+    return _told({}, dataset, reductions, why)
 
 
-def _fewer(reductions: list[int]) -> list[list[int]]:
-    """All of the levels, then without the largest, and so on."""
-    return [reductions[start:] for start in range(len(reductions))]
-
-
-def _told(levels: Levels, dataset: "Dataset", reductions: list[int], reasons: list[str]) -> Levels:
+def _told(levels: Levels, dataset: "Dataset", reductions: list[int], why: str) -> Levels:
     if left := [size for k, size in _sizes(dataset, reductions).items() if k not in levels]:
         room = _bytes(dataset, reductions) / 1e9
-        why = f" ({reasons[0]})" if reasons else ""
         warnings.warn(
             f"{', '.join(map(size_text, left))} are not in the level cache{why}: every batch of them decodes pictures "
             f"of {size_text(dataset.full_size)}, which may be slow; --cache DIR names a folder with {room:.3g} GB free",
             stacklevel=3,
         )
     return levels
+
+
+def _found(folder: Path, dataset: "Dataset", reductions: list[int], *_: object) -> Levels | None:
+    return _load(folder / _name(dataset, reductions), dataset, reductions)
 
 
 def _kept(folder: Path, dataset: "Dataset", reductions: list[int], workers: int, reasons: list[str]) -> Levels | None:
