@@ -143,6 +143,7 @@ class TrainingConfig:
     mirror: bool = False
     augment: tuple[str, ...] = ()  # of AUGMENTATIONS: how everything that D sees is altered
     data_digest: str = ""
+    shuffle_shards: int = 16  # shards among which pictures are shuffled, where data has more; 0: among all pictures
     ema_half_life_kimg: float = 10.0  # 0: use ema_beta
     ema_rampup: float = 0.0  # the half-life is at most this share of the images seen; 0: no ramp-up
     ema_beta: float = 0.999  # a step

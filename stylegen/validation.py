@@ -66,6 +66,8 @@ def validate(config: Config) -> Config:
     kimg = (output.snapshot_kimg, output.preview_kimg, output.metrics_kimg)
     _check(min(kimg) > 0, "output: kimg figures must be above 0")
     _check(output.metrics_num >= 50, f"output.metrics_num is {output.metrics_num}; give at least 50 pictures")
+    shards = config.training.shuffle_shards
+    _check(shards >= 0, f"training.shuffle_shards is {shards}; accepted: 0 (all) and more")
     for name in config.training.augment:
         _check(name in AUGMENTATIONS, f"there is no augmentation {name!r}; accepted: {', '.join(AUGMENTATIONS)}")
     for name in output.metrics:

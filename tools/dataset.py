@@ -1,6 +1,7 @@
 """`stylegen dataset`: build, show and check data sets."""
 
 import os
+import re
 import signal
 import sys
 from collections import Counter
@@ -35,6 +36,20 @@ class ColorType(click.ParamType):
             self.fail(f"{value!r} is not a colour, such as white, '#ff8000' or 'rgb(255,128,0)'", param, ctx)
 
 
+class BytesType(click.ParamType):
+    """`500MB`, `1GB`, `2GiB` -> a number of bytes."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT])(i?)B?", str(value), re.IGNORECASE | re.ASCII)
+        if not match or not (size := float(match[1])):
+            self.fail(f"{value!r} is no size, such as 500MB, 1GB or 2GiB", param, ctx)
+        return int(size * (1024 if match[3] else 1000) ** ("KMGT".index(match[2].upper()) + 1))
+
+
 _workers = click.option(
     "--workers",
     type=click.IntRange(min=1),
@@ -48,7 +63,8 @@ _workers = click.option(
 def dataset() -> None:
     """Build, show and check data sets.
 
-    A data set is a zip of equal PNGs with their labels in dataset.json, the format of StyleGAN's own tools.
+    A data set is a zip of equal PNGs with their labels in dataset.json, the format of StyleGAN's own tools; or tar
+    shards, as WebDataset has them.
 
     \b
     Examples:
@@ -61,7 +77,12 @@ def dataset() -> None:
 @dataset.command(short_help="Turn pictures of any kind into a data set.")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option(
-    "--dest", "--out", type=click.Path(path_type=Path), required=True, metavar="OUT.zip", help="What to write."
+    "--dest",
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="OUT.zip",
+    help="What to write; with shards a folder.",
 )
 @click.option("--size", type=SizeType(), help="Size of the pictures; without it they must be of one size already.")
 @click.option(
@@ -91,13 +112,15 @@ def dataset() -> None:
 )
 @click.option("--class-names", metavar="A,B,...", help="What the classes 0, 1, ... are called, between commas.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Stop after N good pictures.")
+@click.option("--shards", type=click.IntRange(min=1), metavar="N", help="Write a folder of N tars, not a zip.")
+@click.option("--shard-size", "shard_bytes", type=BytesType(), metavar="SIZE", help="Tars of at most 1GB, say.")
 @_workers
 def build(source: Path, dest: Path, fit: str, channels: str | None, class_names: str | None, **options: Any) -> None:
     """Turn pictures of any kind into a data set.
 
-    SOURCE is a folder or a zip of pictures (PNG, JPEG, WebP, GIF, TIFF, BMP), an IDX file (MNIST, Fashion-MNIST; .gz
-    too), CIFAR python batches (folder, file or .tar.gz), or a .npy or .npz array. Pictures that are broken, or that
-    would have to be enlarged more than four times, are skipped and listed in OUT.report.txt.
+    SOURCE is a folder or a zip of pictures (PNG, JPEG, WebP, GIF, TIFF, BMP), tar shards, an IDX file (MNIST,
+    Fashion-MNIST; .gz too), CIFAR python batches (folder, file or .tar.gz), or a .npy or .npz array. Pictures that are
+    broken, or that would have to be enlarged more than four times, are skipped and listed in OUT.report.txt.
 
     \b
     Examples:
@@ -107,6 +130,7 @@ def build(source: Path, dest: Path, fit: str, channels: str | None, class_names:
       stylegen dataset build icons/ --dest icons.zip --size 64 --channels rgba
       stylegen dataset build train-images-idx3-ubyte.gz --dest mnist.zip --size 32 --fit pad
       stylegen dataset build cifar-10-python.tar.gz --dest cifar.zip
+      stylegen dataset build photos/ --dest faces --size 256 --shard-size 1GB
     """
     from stylegen.config import base_of
     from stylegen.errors import UserError
@@ -114,6 +138,8 @@ def build(source: Path, dest: Path, fit: str, channels: str | None, class_names:
     from stylegen.training.pictures import describe
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the unfinished file is removed
+    if options["shards"] and options["shard_bytes"]:
+        raise click.UsageError("give --shards or --shard-size, not both")
     options["channels"] = _CHANNELS[channels] if channels else None
     options["class_names"] = [name.strip() for name in class_names.split(",")] if class_names else None
     built = build_dataset(source, dest, how=fit, **options)
@@ -148,7 +174,7 @@ def show(data: str, out: Path | None) -> None:
     _describe(opened)
     rows = _rows(opened)
     tiles = torch.stack([torch.from_numpy(_tile(opened, i)) for row in rows for i in row])
-    out = out or Path(f"{Path(data).name.removesuffix('.zip') or 'data'}.sheet.png")
+    out = out or Path(f"{Path(data).name.removesuffix('.zip').removesuffix('.tar') or 'data'}.sheet.png")
     save_image(grid(tiles, max(map(len, rows)), len(rows)), out)
     click.echo(f"contact sheet of {len(tiles)}: {out}")
 
@@ -186,7 +212,8 @@ def _describe(opened: "Dataset") -> None:
     from stylegen.errors import UserError
     from stylegen.training.pictures import describe
 
-    click.echo(f"{opened.path}: {len(opened)} pictures, {describe(opened.size, opened.channels)}")
+    shards = f" in {len(opened.starts) - 1} shards" if opened.sharded else ""
+    click.echo(f"{opened.path}: {len(opened)} pictures{shards}, {describe(opened.size, opened.channels)}")
     if opened.labels is not None and opened.labels.ndim == 1:
         names = opened.class_names or []
         counts = sorted(Counter(opened.labels.tolist()).items())

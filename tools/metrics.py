@@ -116,7 +116,7 @@ def _network(name: str) -> Path | None:
     from stylegen.checkpoint import resolve_network
 
     path = Path(name)
-    if path.suffix.lower() == ".zip" or (path.is_dir() and not any(path.glob("network-*.safetensors"))):
+    if path.suffix.lower() in (".zip", ".tar") or (path.is_dir() and not any(path.glob("network-*.safetensors"))):
         if (path / "state.ckpt").exists():
             raise UserError(f"{path} is a run without a network yet; it writes its first at its first snapshot")
         return None
@@ -125,7 +125,7 @@ def _network(name: str) -> Path | None:
     except NotFoundError as error:
         if name in embedded_data():
             return None
-        raise NotFoundError(f"{error}; pictures are measured in a folder or a zip") from error
+        raise NotFoundError(f"{error}; pictures are measured in a folder, a zip or tars") from error
 
 
 def _generator(

@@ -33,7 +33,7 @@ def sample(count: int, per_class: bool, klass: str | None, first_seed: int, dest
     from stylegen.files import atomic_path
     from stylegen.latents import MAX_SEED, from_seeds
     from stylegen.training import pictures, png
-    from stylegen.training.build import Archive
+    from stylegen.training.archives import Archive
 
     if dest.suffix.lower() != ".zip":
         raise click.BadParameter(f"{dest} must be the name of a .zip file", param_hint="--dest")

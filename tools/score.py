@@ -3,6 +3,7 @@
 import csv
 import io
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,7 @@ def score(
     click.echo(f"Wrote {len(order):,} scores to {out} in {time.monotonic() - begin:.1f} s.")
 
 
-def _write_table(path: Path, names: list[str], order: "Tensor", columns: "dict[str, Tensor]") -> None:
+def _write_table(path: Path, names: Sequence[str], order: "Tensor", columns: "dict[str, Tensor]") -> None:
     from stylegen.files import write_atomic
 
     text = io.StringIO()

@@ -30,6 +30,7 @@ FIELDS: dict[str, tuple[str, str | None]] = {
     "augment": ("training.augment", None),
     "seed": ("training.seed", None),
     "precision": ("training.precision", None),
+    "shuffle_shards": ("training.shuffle_shards", None),
     "snapshot_kimg": ("output.snapshot_kimg", None),
     "preview_kimg": ("output.preview_kimg", None),
     "keep_networks": ("output.keep_networks", None),
@@ -89,6 +90,10 @@ class ListType(click.Choice):
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
 @click.option("--precision", type=click.Choice(PRECISIONS), help="Arithmetic; auto: bf16 if fast.  [default: auto]")
 @click.option("--workers", type=click.IntRange(min=0), default=2, show_default=True, help="Threads that read pictures.")
+@click.option(
+    "--cache", default="auto", metavar="DIR|none", help="Where small levels are kept.  [default: beside DATA]"
+)
+@click.option("--shuffle-shards", type=click.IntRange(min=0), help="Shards shuffled at a time; 0: all.  [default: 16]")
 @click.option("--snapshot-kimg", type=POSITIVE, help="How often a network and the state are saved.")
 @click.option("--preview-kimg", type=POSITIVE, help="How often a preview is made.")
 @click.option("--keep-networks", type=click.IntRange(min=0), help="Newest networks kept; 0 keeps all.  [default: 0]")
@@ -99,10 +104,19 @@ class ListType(click.Choice):
 @click.option("--set", "assignments", multiple=True, metavar="SECTION.FIELD=VALUE", help="Any field of config.json.")
 @click.option("--dry-run", is_flag=True, help="Show the configuration and schedule; train and write nothing.")
 def train(
-    data: str, run_dir: Path, preset: str | None, resume: bool, device: str, workers: int, dry_run: bool, **options: Any
+    data: str,
+    run_dir: Path,
+    preset: str | None,
+    resume: bool,
+    device: str,
+    workers: int,
+    cache: str,
+    dry_run: bool,
+    **options: Any,
 ) -> None:
     """Train a generator on DATA: a zip of `stylegen dataset build`, a folder of equal pictures, or an embedded name.
 
+    Or shards: a .tar, a folder of .tar or .zip files, a pattern such as 'data/shard-{000..127}.tar'.
     RUN (--out) receives previews from the first minute on, networks, statistics and the state. Ctrl-C saves and ends;
     --resume goes on bit for bit. Options that would change a run in the making are refused.
 
@@ -111,6 +125,7 @@ def train(
       stylegen train emoji-people-64 --out runs/people --preset small-32
       stylegen train photos.zip --out runs/photos --preset small-64 --mirror --kimg 800
       stylegen train photos.zip --out runs/photos --resume
+      stylegen train 'shards/shard-{000000..000127}.tar' --out runs/many --cache /scratch/levels
       stylegen train few.zip --out runs/few --mirror --augment color,translation,cutout
       stylegen train fashion.zip --out runs/fashion --preset small-32 --cond
       stylegen train faces.zip --out runs/faces --preset stylegan-1024 --resolution 256 --dry-run
@@ -140,7 +155,7 @@ def train(
     if dry_run:
         _show(config, dataset, str(torch_device))
         return
-    loop.train(config, run_dir, dataset, device=torch_device, workers=workers)
+    loop.train(config, run_dir, dataset, device=torch_device, workers=workers, cache=cache)
 
 
 def _open(data: str, resolution: tuple[int, int] | None, preset: str | None, saved: "Config | None") -> "Dataset":

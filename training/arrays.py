@@ -138,7 +138,7 @@ def to_uint8(pixels: np.ndarray) -> np.ndarray:
     return np.rint(pixels.astype(np.float64) * (255 / top)).astype(np.uint8)
 
 
-def _read_cifar_tar(path: Path) -> Arrays:
+def _read_cifar_tar(path: Path) -> Arrays | None:
     batches, meta = {}, None
     try:
         with tarfile.open(path) as archive:
@@ -150,6 +150,8 @@ def _read_cifar_tar(path: Path) -> Arrays:
                     meta = file.read()
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path} is a damaged tar file ({error}); fetch it again") from error
+    if not batches and path.suffix.lower() == ".tar":  # a shard of pictures
+        return None
     if not batches:
         raise UserError(f"{path} holds no CIFAR batches (data_batch_1 ... or train); unpack other archives first")
     return _cifar([batches[name] for name in sorted(batches)], meta, path)

@@ -1,9 +1,8 @@
-"""`dataset build`: pictures from any source -> a zip of equal PNGs with `dataset.json`, the same bytes every time."""
+"""`dataset build`: pictures from any source -> a zip or tars of equal PNGs with labels, the same bytes every time."""
 
 import json
 import typing
 import warnings
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,10 +12,10 @@ import numpy as np
 
 from stylegen.config import size_text
 from stylegen.errors import UserError
-from stylegen.files import atomic_path, write_atomic
+from stylegen.files import write_atomic
 
 from . import pictures, png
-from .listing import LABEL_FILE
+from .archives import Archive, Shards, check_dest, open_archive
 from .pictures import Color, Size
 from .sources import Skip, Source, open_source, with_labels
 from .threads import in_order, progress
@@ -51,9 +50,14 @@ def build_dataset(
     labels: str | None = None,
     class_names: list[str] | None = None,
     limit: int | None = None,
+    shards: int | None = None,
+    shard_bytes: int | None = None,
     workers: int = 1,
 ) -> Built:
     """Writes the zip `dest` from a source of any kind (see `open_source`); bad pictures are skipped and reported.
+
+    With `shards` or `shard_bytes` a folder of tars, so many of them (fewer where pictures are few or all of one are
+    skipped), or each of so many bytes at most.
 
     size (height, width), None: the pictures' own, which must agree. how: "crop", "pad", "stretch". channels 1, 3, 4;
     None: 1 where every picture is gray, else 3 (4 for arrays of 4). background: under transparency and around padding.
@@ -62,11 +66,9 @@ def build_dataset(
     Raises UserError, and OSError where `dest` cannot be written.
     """
     dest = Path(dest)
-    report = dest.with_suffix(".report.txt")
-    if dest.suffix.lower() != ".zip" or dest.is_dir():
-        raise UserError(f"the data set {dest} must be the name of a .zip file")
-    if not dest.absolute().parent.is_dir():
-        raise UserError(f"no folder {dest.absolute().parent} to write {dest.name} to; make it first")
+    sharded = bool(shards or shard_bytes)
+    check_dest(dest, sharded)
+    report = dest.with_name(f"{dest.name}.report.txt") if sharded else dest.with_suffix(".report.txt")
     if Path(source_path).resolve() == dest.resolve():
         raise UserError(f"{dest} is the source itself; give the data set another name")
     with warnings.catch_warnings():
@@ -78,9 +80,10 @@ def build_dataset(
         if background is None:
             background = TRANSPARENT if channels == 4 else source.background
         convert = _converter(source, size, how, channels, background)
-        with atomic_path(dest) as temporary:
-            together = max(1, min(_TOGETHER, 2**16 // (size[0] * size[1])))
-            written, skipped = _write(temporary, source, _each(convert, len(source.names), together, workers), limit)
+        together = max(1, min(_TOGETHER, 2**16 // (size[0] * size[1])))
+        results = _each(convert, len(source.names), together, workers)
+        with open_archive(dest, sharded, shard_bytes) as archive:
+            written, skipped = _write(archive, source, results, limit, shards)
     if skipped:
         write_atomic(report, "".join(f"{_printable(name)}: {reason}\n" for name, reason in skipped))
     else:
@@ -121,37 +124,21 @@ def _converter(
     return convert
 
 
-class Archive:
-    """A data set's zip in the making: `add` pictures, then `finish`."""
-
-    def __init__(self, archive: zipfile.ZipFile):
-        self.archive, self.kept = archive, list[tuple[str, typing.Any]]()
-
-    def add(self, picture: bytes, label: typing.Any) -> None:
-        """A PNG and its class index, vector or None."""
-        name = f"{len(self.kept) // 1000:05d}/img{len(self.kept):08d}.png"
-        self.archive.writestr(_entry(name), picture)
-        self.kept.append((name, label))
-
-    def finish(self, labelled: bool, class_names: list[str] | None) -> None:
-        content: dict[str, typing.Any] = {"labels": self.kept if labelled else None}
-        if class_names:
-            content["class_names"] = class_names
-        self.archive.writestr(_entry(LABEL_FILE), json.dumps(content))
-
-
 def _write(
-    path: Path, source: Source, results: Iterator[bytes | Skip], limit: int | None
+    archive: Archive | Shards, source: Source, results: Iterator[bytes | Skip], limit: int | None, shards: int | None
 ) -> tuple[list[typing.Any], list[tuple[str, str]]]:
     """(labels of the pictures written, the skipped ones)."""
     skipped: list[tuple[str, str]] = []
-    total = min(len(source.names), limit or len(source.names))
-    with zipfile.ZipFile(path, "w") as file, progress(total, "build") as bar:
-        archive = Archive(file)
+    total, shard = min(len(source.names), limit or len(source.names)), 0
+    with progress(total, "build") as bar:
         for i, result in enumerate(results):
             if isinstance(result, Skip):
                 skipped.append((source.names[i], str(result)))
             else:
+                position = len(archive.kept) if limit else i
+                if shards and isinstance(archive, Shards) and position * shards // total != shard:
+                    shard = position * shards // total
+                    archive.cut()
                 archive.add(result, source.labels[i] if source.labels is not None else None)
             bar.update()
             if len(archive.kept) == limit:
@@ -163,12 +150,6 @@ def _write(
             )
         archive.finish(source.labels is not None, source.class_names)
     return [label for _, label in archive.kept], skipped
-
-
-def _entry(name: str) -> zipfile.ZipInfo:
-    info = zipfile.ZipInfo(name)  # dated 1980: the same pictures give the same bytes
-    info.create_system, info.external_attr = 3, 0o644 << 16
-    return info
 
 
 def _headers(source: Source, workers: int) -> Iterator[tuple[Size, str]]:

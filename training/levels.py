@@ -19,6 +19,7 @@ import numpy as np
 
 from stylegen.assets import data_path
 from stylegen.config import size_text
+from stylegen.memory import available
 
 from .threads import in_order, progress
 
@@ -49,35 +50,79 @@ def box_pyramid(pixels: np.ndarray, reductions: list[int]) -> Iterator[np.ndarra
         yield _mean(sums, k) if k else pixels
 
 
-def open_levels(dataset: "Dataset", reductions: list[int], workers: int) -> Levels:
-    """The cached levels: found, or built beside the data set, else in the user cache, else in memory with a warning."""
-    if not reductions:
+def open_levels(dataset: "Dataset", reductions: list[int], workers: int, cache: str = "auto") -> Levels:
+    """The cached levels of the ascending `reductions`; with a warning, only the smallest of them that find room.
+
+    cache "auto": found, or built, beside the data set or in the user cache, else in memory if they take a quarter of
+    what is free there at most. Another text: the folder to use in the place of those two; "none": nothing is cached.
+    """
+    if not reductions or cache == "none":
         return {}
-    folders = [user_cache()]
-    if data_path(dataset.path.stem) != dataset.path:  # nothing is written into the installed package
+    folders = [user_cache()] if cache == "auto" else [Path(cache)]
+    if cache == "auto" and data_path(dataset.path.stem) != dataset.path:  # the installed package is left alone
         folders.insert(0, dataset.path.parent)
-    places = [folder / _name(dataset, reductions) for folder in folders]
-    for place in places:
-        if (levels := _load(place, dataset, reductions)) is not None:
-            return levels
-    needed = sum(len(dataset) * dataset.channels * h * w for h, w in _sizes(dataset, reductions).values())
-    reasons = []
-    for place in places:
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if (free := shutil.disk_usage(place.parent).free) < needed + 2**20:
-                reasons.append(f"{place.parent} has {free / 1e6:.0f} MB free of the {needed / 1e6:.0f} MB needed")
-                continue
-            _build(place, dataset, reductions, workers)
-        except OSError as error:
-            reasons.append(f"{place.parent}: {error.strerror or error}")
-            continue
-        if (levels := _load(place, dataset, reductions)) is not None:
-            return levels
+    why = ""
+    for start in range(len(reductions)):  # all of them, then without the largest, and so on
+        some, reasons = reductions[start:], list[str]()
+        needed, free = _bytes(dataset, some), available() // 4
+        for make in (_found, _kept):
+            for folder in folders:
+                if (levels := make(folder, dataset, some, workers, reasons)) is not None:
+                    return _told(levels, dataset, reductions, why)
+        if needed <= free:
+            text = f"level cache kept in memory ({needed / 1e6:.0f} MB): {'; '.join(reasons)}"
+            warnings.warn(text, stacklevel=2)
+            return _told(_in_memory(dataset, some, workers), dataset, reductions, why)
+        reasons.append(f"memory has {free / 1e6:.0f} MB to spare")
+        why = why or f" ({'; '.join(reasons)})"
+    return _told({}, dataset, reductions, why)
+
+
+def _told(levels: Levels, dataset: "Dataset", reductions: list[int], why: str) -> Levels:
+    if left := [size for k, size in _sizes(dataset, reductions).items() if k not in levels]:
+        room = _bytes(dataset, reductions) / 1e9
+        warnings.warn(
+            f"{', '.join(map(size_text, left))} are not in the level cache{why}: every batch of them decodes pictures "
+            f"of {size_text(dataset.full_size)}, which may be slow; --cache DIR names a folder with {room:.3g} GB free",
+            stacklevel=3,
+        )
+    return levels
+
+
+def _found(folder: Path, dataset: "Dataset", reductions: list[int], *_: object) -> Levels | None:
+    return _load(folder / _name(dataset, reductions), dataset, reductions)
+
+
+def _kept(folder: Path, dataset: "Dataset", reductions: list[int], workers: int, reasons: list[str]) -> Levels | None:
+    """A new cache in `folder`; None where that is impossible, and why is added to `reasons`."""
+    place, needed = folder / _name(dataset, reductions), _bytes(dataset, reductions)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(folder).free) < needed + 2**20:
+            reasons.append(f"{folder} has {free / 1e6:.0f} MB free of the {needed / 1e6:.0f} MB needed")
+            return None
+        _build(place, dataset, reductions, workers)
+    except OSError as error:
+        reasons.append(f"{folder}: {error.strerror or error}")
+        return None
+    if (levels := _load(place, dataset, reductions)) is None:
         reasons.append(f"{place} cannot be replaced")
-    warnings.warn(f"level cache kept in memory ({needed / 1e6:.0f} MB): {'; '.join(reasons)}", stacklevel=2)
-    chunks = zip(*_chunks(dataset, reductions, workers), strict=True)
-    return {k: np.concatenate(parts) for k, parts in zip(reductions, chunks, strict=True)}
+    return levels
+
+
+def _in_memory(dataset: "Dataset", reductions: list[int], workers: int) -> Levels:
+    sizes = _sizes(dataset, reductions)
+    levels = {k: np.empty((len(dataset), dataset.channels, *size), np.uint8) for k, size in sizes.items()}
+    start = 0
+    for parts in _chunks(dataset, reductions, workers):
+        for level, part in zip(levels.values(), parts, strict=True):
+            level[start : start + len(part)] = part
+        start += len(parts[0])
+    return levels
+
+
+def _bytes(dataset: "Dataset", reductions: list[int]) -> int:
+    return sum(len(dataset) * dataset.channels * h * w for h, w in _sizes(dataset, reductions).values())
 
 
 def _build(place: Path, dataset: "Dataset", reductions: list[int], workers: int) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import typing
 import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from stylegen.errors import UserError
 
 Labels = np.ndarray  # int64 [N] class indices or float32 [N, L] vectors
 LABEL_FILE = "dataset.json"
-_MAX_BYTES = 2**30
+MAX_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Listing:
 
     def read(self, name: str) -> bytes:
         """The whole file; checks a zip entry's CRC. Raises as `open` does, and ValueError above 1 GiB."""
-        if (self.stamps[name][-1]) > _MAX_BYTES:
+        if (self.stamps[name][-1]) > MAX_BYTES:
             raise ValueError("larger than 1 GiB")
         with self.open(name) as file:
             return file.read()
@@ -50,6 +51,37 @@ class Listing:
         return hasher.hexdigest()
 
 
+@dataclass(frozen=True)
+class Collection:
+    """Pictures by number, packed as PNG, JPEG and so on: what a data set is made of."""
+
+    path: Path
+    names: Sequence[str]
+    open: Callable[[int], typing.BinaryIO]  # raises as `Listing.open` does
+    read: Callable[[int], bytes]  # raises as `Listing.read` does; UserError where a shard cannot be read
+    labels: Labels | None
+    class_names: list[str] | None
+    digest: str
+    starts: np.ndarray | None = None  # int64 [S + 1]: the first picture of each shard, then their number
+
+
+def collect(listing: Listing, names: list[str]) -> Collection:
+    """The pictures `names` of a folder or a zip. Raises UserError."""
+    labels, class_names = read_labels(listing, names)
+    if labels is None and listing.archive is None and (found := folder_labels(names)):
+        labels, class_names = found
+    extra = [LABEL_FILE] if LABEL_FILE in listing.stamps else []
+    return Collection(
+        path=listing.path,
+        names=names,
+        open=lambda i: listing.open(names[i]),
+        read=lambda i: listing.read(names[i]),
+        labels=labels,
+        class_names=class_names,
+        digest=listing.digest(names + extra),
+    )
+
+
 def open_listing(path: Path) -> Listing:
     """Lists a folder (links followed) or a zip. Raises UserError."""
     if path.is_dir():
@@ -59,7 +91,7 @@ def open_listing(path: Path) -> Listing:
     except zipfile.BadZipFile as error:
         raise UserError(f"{path} is not a whole zip file ({error}): build or copy it again") from error
     infos = {i.filename.replace("\\", "/"): (i.CRC, i.file_size) for i in archive.infolist() if not i.is_dir()}
-    return Listing(path, {name: infos[name] for name in sorted(infos) if not _hidden(name)}, archive)
+    return Listing(path, {name: infos[name] for name in sorted(infos) if not hidden(name)}, archive)
 
 
 def read_labels(listing: Listing, names: list[str]) -> tuple[Labels | None, list[str] | None]:
@@ -71,6 +103,17 @@ def read_labels(listing: Listing, names: list[str]) -> tuple[Labels | None, list
 
 def parse_labels(text: bytes, names: list[str], where: str) -> tuple[Labels | None, list[str] | None]:
     """`{"labels": [[name, label], ...] or null}` with class indices or vectors, the format of StyleGAN's tools."""
+    table, class_names = label_table(text, where)
+    if table is None:
+        return None, None
+    if missing := [name for name in names if name not in table]:
+        raise UserError(f"{where} has no label for {len(missing)} of {len(names)} pictures, e.g. {missing[0]}")
+    labels = to_labels([table[name] for name in names], where)
+    return labels, class_names if labels.ndim == 1 else None
+
+
+def label_table(text: bytes, where: str) -> tuple[dict[str, typing.Any] | None, list[str] | None]:
+    """(name -> label, class names) of a `dataset.json`, None where it has none. Raises UserError."""
     try:
         content = json.loads(text)
         pairs = content.get("labels")
@@ -78,13 +121,8 @@ def parse_labels(text: bytes, names: list[str], where: str) -> tuple[Labels | No
         class_names = content.get("class_names")
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f'{where} is not of the form {{"labels": [["name.png", 0], ...]}}: {error}') from error
-    if table is None:
-        return None, None
-    if missing := [name for name in names if name not in table]:
-        raise UserError(f"{where} has no label for {len(missing)} of {len(names)} pictures, e.g. {missing[0]}")
-    labels = to_labels([table[name] for name in names], where)
     good_names = isinstance(class_names, list) and all(isinstance(name, str) for name in class_names)
-    return labels, class_names if good_names and labels.ndim == 1 else None
+    return table, class_names if good_names else None
 
 
 def to_labels(values: typing.Sequence[typing.Any], where: str) -> Labels:
@@ -127,7 +165,7 @@ def _walk(root: Path) -> dict[str, tuple[int, ...]]:
         for name in files:
             path = os.path.join(folder, name)
             relative = os.path.relpath(path, root).replace(os.sep, "/")
-            if _hidden(relative):
+            if hidden(relative):
                 continue
             try:
                 stat = os.stat(path)
@@ -142,5 +180,6 @@ def _leads_up(path: str, folder: str) -> bool:
     return os.path.islink(path) and (folder + os.sep).startswith(os.path.realpath(path) + os.sep)
 
 
-def _hidden(name: str) -> bool:
+def hidden(name: str) -> bool:
+    """Whether the system, not the user, has put a file there."""
     return any(part.startswith(".") or part in ("__MACOSX", "Thumbs.db", "desktop.ini") for part in name.split("/"))

@@ -44,6 +44,7 @@ def train(
     *,
     device: torch.device,
     workers: int = 2,
+    cache: str = "auto",
     crew: Crew = ALONE,
     micro: int | None = None,
 ) -> int:
@@ -65,7 +66,7 @@ def train(
                 remove_leftovers(folder)
         stack.enter_context(watching(crew))
         crew.begin("preparing the data")
-        loader = stack.enter_context(crew.one_by_one("data", lambda: _loader(config, dataset, workers)))
+        loader = stack.enter_context(crew.one_by_one("data", lambda: _loader(config, dataset, workers, cache)))
         crew.preflight(device, {"data": dataset.digest, "configuration": _digest(config), "version": __version__})
         state, notes = _open(config, run_dir, device, crew)
         outputs = None
@@ -81,7 +82,7 @@ def train(
             raise
 
 
-def _loader(config: Config, dataset: Dataset, workers: int) -> Loader:
+def _loader(config: Config, dataset: Dataset, workers: int, cache: str) -> Loader:
     g, training = config.generator, config.training
     return Loader(
         dataset,
@@ -91,6 +92,8 @@ def _loader(config: Config, dataset: Dataset, workers: int) -> Loader:
         mirror=training.mirror,
         cond=g.label_size > 0,
         workers=workers,
+        shuffle_shards=training.shuffle_shards,
+        cache=cache,
     )
 
 
@@ -218,7 +221,7 @@ def _begin(state: TrainState, run_dir: Path, loader: Loader, reporter: Reporter)
     dataset = loader.dataset
     halved = "" if dataset.size == dataset.full_size else f" (from {configs.size_text(dataset.full_size)})"
     reporter.log(
-        f"{verb} of {config.schedule.total_kimg:g} kimg: {config.preset}, {len(dataset)} pictures, "
+        f"{verb} of {config.schedule.total_kimg:g} kimg: {config.preset}, {loader.told}, "
         f"{describe(dataset.size, dataset.channels)}{halved}, {state.device} in {config.training.precision}, "
         f"now {stage_text(config, stage)}. Previews: {run_dir / 'previews'}"
     )

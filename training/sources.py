@@ -1,4 +1,4 @@
-"""Where pictures come from: a folder, a zip, IDX, CIFAR or NumPy arrays, each as pictures to load by number."""
+"""Where pictures come from: a folder, a zip, shards, IDX, CIFAR or NumPy arrays, each as pictures to load by number."""
 
 import csv
 import io
@@ -15,15 +15,16 @@ from stylegen.errors import NotFoundError, UserError
 
 from . import pictures, png
 from .arrays import Arrays, read_arrays, read_idx, to_uint8
-from .listing import LABEL_FILE, Listing, folder_labels, one_line, open_listing, parse_labels, read_labels
+from .listing import LABEL_FILE, Collection, Listing, folder_labels, one_line, open_listing, parse_labels, read_labels
 from .pictures import Color, Size
+from .shards import find_shards
 
 T = typing.TypeVar("T")
 
 WHITE, BLACK = (255, 255, 255, 255), (0, 0, 0, 255)
 KINDS = (
-    "a folder or a zip of pictures (PNG, JPEG, WebP, GIF, TIFF, BMP), an IDX file (MNIST, also .gz), "
-    "CIFAR python batches (folder, file or .tar.gz), a .npy or .npz array"
+    "a folder or a zip of pictures (PNG, JPEG, WebP, GIF, TIFF, BMP), tar shards or a folder of them, "
+    "an IDX file (MNIST, also .gz), CIFAR python batches (folder, file or .tar.gz), a .npy or .npz array"
 )
 
 
@@ -51,14 +52,20 @@ def open_source(path: str | Path, leave_out: Sequence[Path] = ()) -> Source:
     path = Path(path)
     if not path.exists():
         path = data_path(str(path)) or path
+    if path.exists() and (arrays := read_arrays(path)) is not None:
+        return _array_source(path, arrays)
+    if (collection := find_shards(path, None)) is not None:
+        return _shard_source(collection)
     if not path.exists():
         raise NotFoundError(f"no source at {path}; accepted: {KINDS}")
-    if (arrays := read_arrays(path)) is not None:
-        return _array_source(path, arrays)
     with open(path, "rb") if path.is_file() else io.BytesIO(b"PK") as file:
         if file.read(2) != b"PK":
             raise UserError(f"{path} is of no known kind; accepted: {KINDS}")
-    return _file_source(open_listing(path), {item.resolve() for item in leave_out})
+    listing = open_listing(path)
+    bare = not any(name.lower().endswith(pictures.SUFFIXES) for name in listing.names)
+    if bare and (collection := find_shards(path, listing)) is not None:
+        return _shard_source(collection)
+    return _file_source(listing, {item.resolve() for item in leave_out})
 
 
 def with_labels(source: Source, labels: str | None) -> Source:
@@ -158,10 +165,25 @@ def _file_source(listing: Listing, leave_out: set[Path]) -> Source:
     return Source(
         path=listing.path,
         names=names,
-        load=lambda i, size, channels: _or_skip(lambda: _load(listing, names[i], size, channels)),
+        load=lambda i, size, channels: _or_skip(lambda: _decode(listing.read(names[i]), size, channels)),
         header=lambda i: _or_skip(lambda: _header(listing, names[i])),
         labels=None if labels is None else [table.get(name) for name in names],
         class_names=class_names,
+        background=WHITE,
+        alike=False,
+    )
+
+
+def _shard_source(collection: Collection) -> Source:
+    if not len(collection.names):
+        raise UserError(f"{collection.path} holds no pictures; accepted: {KINDS}")
+    return Source(
+        path=collection.path,
+        names=list(collection.names),
+        load=lambda i, size, channels: _or_skip(lambda: _decode(collection.read(i), size, channels)),
+        header=lambda i: _or_skip(lambda: pictures.header(collection.open(i))),
+        labels=None if collection.labels is None else collection.labels.tolist(),
+        class_names=collection.class_names,
         background=WHITE,
         alike=False,
     )
@@ -171,8 +193,8 @@ def _likely_pictures(names: list[str]) -> list[str]:
     return [name for name in names if name.lower().endswith(pictures.SUFFIXES)] or names
 
 
-def _load(listing: Listing, name: str, size: Size, channels: int) -> Image.Image | bytes:
-    if not (data := listing.read(name)):
+def _decode(data: bytes, size: Size, channels: int) -> Image.Image | bytes:
+    if not data:
         raise Skip("empty file")
     return png.finished(data, size, channels) or pictures.decode(io.BytesIO(data))
 
@@ -185,7 +207,7 @@ def _header(listing: Listing, name: str) -> tuple[Size, str]:
 def _or_skip(look: Callable[[], T]) -> T:
     try:
         return look()
-    except Skip:
+    except (Skip, UserError):  # the latter is of a shard, not of a picture
         raise
     except UnidentifiedImageError as error:
         raise Skip("not a picture of a known format") from error
