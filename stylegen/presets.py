@@ -21,6 +21,7 @@ from .errors import UserError
 
 Size = tuple[int, int]
 
+BY_GPUS = ("stylegan-1024", "progan-1024")  # their batches and learning rates depend on the number of GPUs
 AUTO_GAMMA = -1.0  # stands for `default_gamma` until `resolve` knows the final resolution and batch
 
 _BATCH: dict[int, dict[int, float]] = {  # official, by number of GPUs; both repositories

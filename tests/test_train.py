@@ -50,7 +50,8 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_run_folder(data: Path, finished: Path) -> None:
     previews = [f"kimg-{kimg}.png" for kimg in ("000000.000", "000000.080", "000000.160")]
     assert sorted(path.name for path in (finished / "previews").iterdir()) == previews
-    names = "config.json data.json log.txt network-000000.safetensors previews reals.png state-000000.152.ckpt state.ckpt stats.jsonl"
+    names = "config.json data.json log.txt network-000000.safetensors previews reals.png stats.jsonl"
+    names += " state.ckpt state-000000.152.ckpt"
     assert {name for name in os.listdir(finished) if not name.startswith("events.")} == set(names.split())
     real = np.asarray(Image.open(finished / "reals.png"))[:16, 16:32]
     assert (real == open_dataset(data).read(1).transpose(1, 2, 0)).all()

@@ -12,6 +12,8 @@ from stylegen.errors import UsageError, UserError
 from stylegen.memory import keep_freed
 from stylegen.openmp import spin_briefly
 
+from .options import ARGUMENTS
+
 # Command -> (module, which defines a click command of that name; the line that `stylegen --help` shows).
 COMMANDS = {
     "dataset": ("stylegen.tools.dataset", "Build, show and check data sets."),
@@ -45,6 +47,10 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         return getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

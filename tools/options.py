@@ -12,6 +12,7 @@ from stylegen.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+ARGUMENTS = "stylegen.arguments"  # in click's meta: the whole command line
 DEVICES = ("auto", "cpu", "cuda", "mps")
 ALL_LAYERS = 1000  # more than any network has
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")

@@ -1,42 +1,23 @@
 """`stylegen train`."""
 
-import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from stylegen.config import AUGMENTATIONS, METRICS
-from stylegen.errors import UserError
 from stylegen.presets import AUTO_GAMMA, LOSSES, PRESETS
 
-from .options import DEVICES, PRECISIONS, SizeType, pick_device, pick_precision
+from . import launch
+from .options import ARGUMENTS, DEVICES, PRECISIONS, SizeType, needs, pick_device
+from .run_config import prepare
 
 if TYPE_CHECKING:
     from stylegen.config import Config
     from stylegen.training.dataset import Dataset
 
 POSITIVE = click.FloatRange(min=0, min_open=True)
-
-# Option -> the config fields that it sets, and a table that it empties so that the value holds at every stage.
-FIELDS: dict[str, tuple[str, str | None]] = {
-    "kimg": ("schedule.total_kimg", None),
-    "hold_kimg": ("schedule.hold_kimg", None),
-    "fade_kimg": ("schedule.fade_kimg", None),
-    "batch": ("schedule.batch_default", "schedule.batch"),
-    "lr": ("schedule.lr_default", "schedule.lr"),
-    "gamma": ("loss.r1_gamma", None),
-    "mirror": ("training.mirror", None),
-    "augment": ("training.augment", None),
-    "seed": ("training.seed", None),
-    "precision": ("training.precision", None),
-    "shuffle_shards": ("training.shuffle_shards", None),
-    "snapshot_kimg": ("output.snapshot_kimg", None),
-    "preview_kimg": ("output.preview_kimg", None),
-    "keep_networks": ("output.keep_networks", None),
-    "metrics": ("output.metrics", None),
-    "metrics_kimg": ("output.metrics_kimg", None),
-}
 
 
 class GammaType(click.FloatRange):
@@ -102,15 +83,26 @@ class ListType(click.Choice):
 )
 @click.option("--metrics-kimg", type=POSITIVE, help="How often.  [default: 100]")
 @click.option("--set", "assignments", multiple=True, metavar="SECTION.FIELD=VALUE", help="Any field of config.json.")
+@click.option("--gpus", type=click.IntRange(min=1), help="Workers on this machine, a GPU each.  [default: 1]")
+@click.option("--restarts", type=click.IntRange(min=0), default=0, show_default=True, help="Of workers that die.")
+@click.option(
+    "--timeout", type=POSITIVE, default=1800.0, show_default=True, help="Seconds to wait for a silent worker."
+)
+@click.option("--micro-batch", type=click.IntRange(min=1), help="Most pictures a worker computes at a time.  [all]")
 @click.option("--dry-run", is_flag=True, help="Show the configuration and schedule; train and write nothing.")
+@click.pass_context
 def train(
+    ctx: click.Context,
     data: str,
     run_dir: Path,
-    preset: str | None,
     resume: bool,
     device: str,
     workers: int,
     cache: str,
+    gpus: int | None,
+    restarts: int,
+    timeout: float,
+    micro_batch: int | None,
     dry_run: bool,
     **options: Any,
 ) -> None:
@@ -131,129 +123,40 @@ def train(
       stylegen train faces.zip --out runs/faces --preset stylegan-1024 --resolution 256 --dry-run
       stylegen train faces.zip --out runs/wgan --loss wgan-gp --set loss.n_critic=2
     """
-    from stylegen.training import loop, saver
+    from stylegen.training import distributed, loop, saver, share
 
+    needs("restarts", (gpus or 1) > 1, "without --gpus 2 or more")
+    if distributed.launched() and gpus and not launch.ours():
+        raise click.UsageError("--gpus: another launcher has started this worker already; leave the number to it")
+    resume = resume or launch.again()
     if not resume and not dry_run and (saver.saved_states(run_dir) or any(run_dir.glob("network-*.safetensors"))):
         raise click.UsageError(f"{run_dir} already holds a run; add --resume to go on, or give another --out")
-    torch_device = pick_device(device)
-    saved_run = saver.saved_run(run_dir) if resume else None
-    saved = saved_run[0] if saved_run else None
-    dataset = _open(data, options.pop("resolution"), preset, saved)
-    cond = options.pop("cond")
-    wanted = options["precision"] or "auto"
-    if saved and wanted == "auto":
-        options["precision"] = None  # as in the run so far
-    else:
-        options["precision"] = pick_precision(wanted, torch_device)
-    try:
-        if saved:
-            config = _continued(saved, preset, cond, dataset, options)
-        else:
-            config = _started(preset or "small-64", cond, dataset, options)
-    except UserError as error:
-        raise click.UsageError(str(error)) from error
-    if dry_run:
-        _show(config, dataset, str(torch_device))
-        return
-    loop.train(config, run_dir, dataset, device=torch_device, workers=workers, cache=cache)
+    torch_device, count = launch.own(pick_device(device)), gpus or int(os.environ.get("WORLD_SIZE", 1))
 
-
-def _open(data: str, resolution: tuple[int, int] | None, preset: str | None, saved: "Config | None") -> "Dataset":
-    """The data set at the size to train at."""
-    from stylegen.config import resolution_of
-    from stylegen.training.dataset import open_dataset
-
-    dataset = open_dataset(data)
-    size = resolution
-    if size is None and saved:
-        size = resolution_of(saved.generator, saved.generator.levels - 1)
-        if dataset.size not in [(size[0] << k, size[1] << k) for k in range(16)]:
-            return dataset  # other data: `_continued` says so
-    if size is None:
-        size, limit = dataset.size, int((preset or "small-64").rpartition("-")[2])
-        while max(size) > limit and size[0] % 2 == 0 and size[1] % 2 == 0:
-            size = (size[0] // 2, size[1] // 2)
-    if size == dataset.size:
-        return dataset
-    try:
-        return open_dataset(data, size=size)
-    except UserError as error:
-        raise click.BadParameter(str(error), param_hint="--resolution") from error
-
-
-def _started(preset: str, cond: bool | None, dataset: "Dataset", options: dict[str, Any]) -> "Config":
-    from stylegen import presets
-
-    config = presets.preset(preset, dataset.size, dataset.channels, _label_size(cond, dataset))
-    config = _apply(config, options)
-    training = dataclasses.replace(config.training, data_digest=dataset.digest)
-    return _checked(presets.resolve(dataclasses.replace(config, training=training)))
-
-
-def _continued(
-    saved: "Config", preset: str | None, cond: bool | None, dataset: "Dataset", options: dict[str, Any]
-) -> "Config":
-    """The saved config with what may change changed. Raises UserError that shows what may not."""
-    from stylegen import config as configs, presets
-
-    config = _checked(presets.resolve(_apply(saved, options)))
-    lines = configs.difference(config, saved)
-    if preset not in (None, saved.preset):
-        lines.append(f"preset: {preset} here, {saved.preset} in the saved run")
-    facts = {
-        "resolution": (dataset.size, configs.resolution_of(saved.generator, saved.generator.levels - 1)),
-        "channels": (dataset.channels, saved.generator.channels),
-    }
-    if dataset.digest != saved.training.data_digest:
-        lines.append(f"data: {dataset.path} is not, or no longer, what the run was trained on")
-    if cond is not None:
-        facts["labels"] = (_label_size(cond, dataset), saved.generator.label_size)
-    lines += [
-        f"{name}: {ours} here, {theirs} in the saved run" for name, (ours, theirs) in facts.items() if ours != theirs
-    ]
-    if lines:
-        raise UserError(f"--resume would change the run: {'; '.join(lines)}; leave that out, or give another --out")
-    return config
-
-
-def _label_size(cond: bool | None, dataset: "Dataset") -> int:
-    if cond and not dataset.label_size:
-        raise UserError(
-            f"--cond: {dataset.path} has no labels; rebuild it with `stylegen dataset build ... --labels folders`"
+    def run(crew: distributed.Crew) -> int:
+        config, dataset = prepare(data, run_dir, torch_device, count, options, resume=resume)
+        if dry_run:
+            _show(config, dataset, str(torch_device))
+            return 0
+        share.check(config, count, micro_batch is not None)
+        if count > 1 and crew.size == 1:
+            launch.check_devices(torch_device, count)
+            return launch.workers(count, restarts, ctx.meta[ARGUMENTS])
+        number = loop.train(
+            config,
+            run_dir,
+            dataset,
+            device=torch_device,
+            workers=workers,
+            cache=cache,
+            crew=crew,
+            micro=micro_batch,
         )
-    return dataset.label_size if cond else 0
+        return number if crew.size > 1 else launch.code_of(number)
 
-
-def _apply(config: "Config", options: dict[str, Any]) -> "Config":
-    """`config` with the command line's options; None means not given."""
-    from stylegen import presets
-    from stylegen.config import override
-
-    if options["loss"]:
-        config = presets.with_loss(config, options["loss"])
-    for name, (path, table) in FIELDS.items():
-        if options[name] is not None:
-            config = _replace(config, path, options[name])
-            config = _replace(config, table, {}) if table else config
-    for assignment in options["assignments"]:
-        config = override(config, assignment)
-    return config
-
-
-def _replace(config: "Config", path: str, value: Any) -> "Config":
-    section, name = path.split(".")
-    return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{name: value})})
-
-
-def _checked(config: "Config") -> "Config":
-    from stylegen.training import losses, schedule
-    from stylegen.validation import validate
-
-    validate(config)
-    losses.check(config.loss)
-    if schedule.total_images(config) < 1:
-        raise UserError(f"schedule.total_kimg is {config.schedule.total_kimg:g}, less than one picture; 0.001 is one")
-    return config
+    if distributed.launched():
+        launch.worker(lambda: distributed.joined(torch_device, timeout, run))
+    ctx.exit(run(distributed.ALONE))
 
 
 def _show(config: "Config", dataset: "Dataset", device: str) -> None:

@@ -209,37 +209,32 @@ def launched() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-@contextmanager
-def crew(device: torch.device, timeout: float) -> Iterator[Crew]:
-    """The crew that the environment speaks of, connected by NCCL (CUDA) or gloo. Raises LostWorker, UserError."""
-    if not launched():
-        yield Crew()
-        return
+def joined(device: torch.device, timeout: float, call: Callable[[Crew], T]) -> T:
+    """Calls with the crew that the environment speaks of, connected by NCCL (CUDA) or gloo.
+
+    Raises what the call raises, LostWorker and UserError; then the process should end at once.
+    """
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     # The launcher's store, or the first worker's own: as torch's env:// has it, but without waiting for all in silence.
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    start = min(timeout, 300.0)
+    patience = min(timeout, 300.0)
     try:
-        server = dist.TCPStore(host, port, size, serves, timedelta(seconds=start), wait_for_workers=False)
+        server = dist.TCPStore(host, port, size, serves, timedelta(seconds=patience), wait_for_workers=False)
     except RuntimeError as error:
         raise LostWorker(f"rank {rank} cannot reach the launcher at {host}:{port}: {_line(error)}") from error
     store = dist.PrefixStore(f"stylegen/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", server)
-    found = Crew(rank, size, store, timeout)
-    found.roll_call("the start", {"number of workers": str(size)}, start)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    with found.contact():
-        dist.init_process_group(
-            backend,
-            store=dist.PrefixStore("group", store),
-            rank=rank,
-            world_size=size,
-            timeout=timedelta(seconds=timeout),
-        )
-    yield found
-    with found.contact():  # together: who leaves early takes others' sums away
+    crew = Crew(rank, size, store, timeout)
+    crew.roll_call("the start", {"number of workers": str(size)}, patience)
+    group = {"rank": rank, "world_size": size, "timeout": timedelta(seconds=timeout)}
+    with crew.contact():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.PrefixStore("group", store), **group)
+    found = call(crew)
+    with crew.contact():  # together: who leaves early takes others' sums away
         dist.barrier()
         dist.destroy_process_group()
+    return found
 
 
 def share_statistics(network: nn.Module, crew: Crew) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from stylegen.config import GROWING, Config
-from stylegen.errors import UserError
+from stylegen.errors import UsageError
 
 from .schedule import spans
 
@@ -60,9 +60,9 @@ def mixes(config: Config) -> str:
 
 
 def check(config: Config, workers: int, micro: bool) -> None:
-    """Raises UserError where a batch of the run cannot be split that way."""
+    """Raises UsageError where a batch of the run cannot be split that way."""
     if micro and (how := mixes(config)):
-        raise UserError(
+        raise UsageError(
             f"--micro-batch: {how} looks at the whole batch at once, which parts of it would change; leave the option "
             "out, or use a network or loss without it"
         )
@@ -71,12 +71,12 @@ def check(config: Config, workers: int, micro: bool) -> None:
     for _, stage in spans(config):
         size = min(group_of(config), stage.batch)
         if stage.batch % size:
-            raise UserError(
+            raise UsageError(
                 f"a batch of {stage.batch} cannot be split: minibatch stddev looks at groups of {size}; give a --batch "
                 f"that {size} divides, or --set discriminator.mbstd_group"
             )
         if stage.batch // size < workers:
-            raise UserError(
+            raise UsageError(
                 f"{workers} workers are too many for a batch of {stage.batch}: it has {stage.batch // size} groups of "
                 f"{size} (minibatch stddev); use at most so many workers, or a larger --batch"
             )

@@ -1,0 +1,162 @@
+"""The configuration that a command line of `stylegen train` asks for, of a run that starts or goes on."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stylegen.errors import UserError
+
+from .options import pick_precision
+
+if TYPE_CHECKING:
+    import torch
+
+    from stylegen.config import Config
+    from stylegen.training.dataset import Dataset
+
+# Option -> the config fields that it sets, and a table that it empties so that the value holds at every stage.
+FIELDS: dict[str, tuple[str, str | None]] = {
+    "kimg": ("schedule.total_kimg", None),
+    "hold_kimg": ("schedule.hold_kimg", None),
+    "fade_kimg": ("schedule.fade_kimg", None),
+    "batch": ("schedule.batch_default", "schedule.batch"),
+    "lr": ("schedule.lr_default", "schedule.lr"),
+    "gamma": ("loss.r1_gamma", None),
+    "mirror": ("training.mirror", None),
+    "augment": ("training.augment", None),
+    "seed": ("training.seed", None),
+    "precision": ("training.precision", None),
+    "shuffle_shards": ("training.shuffle_shards", None),
+    "snapshot_kimg": ("output.snapshot_kimg", None),
+    "preview_kimg": ("output.preview_kimg", None),
+    "keep_networks": ("output.keep_networks", None),
+    "metrics": ("output.metrics", None),
+    "metrics_kimg": ("output.metrics_kimg", None),
+}
+
+
+def prepare(
+    data: str, run_dir: Path, device: "torch.device", gpus: int, options: dict[str, Any], *, resume: bool
+) -> tuple["Config", "Dataset"]:
+    """(configuration, data set at the size to train at). `options` by parameter name; `gpus`: workers at the start.
+
+    Raises click.UsageError, UserError.
+    """
+    from stylegen.training import saver
+
+    options = dict(options)
+    preset, cond, wanted = options.pop("preset"), options.pop("cond"), options["precision"] or "auto"
+    saved_run = saver.saved_run(run_dir) if resume else None
+    saved = saved_run[0] if saved_run else None
+    dataset = _open(data, options.pop("resolution"), preset, saved)
+    if saved and wanted == "auto":
+        options["precision"] = None  # as in the run so far
+    else:
+        options["precision"] = pick_precision(wanted, device)
+    try:
+        if saved:
+            return _continued(saved, preset, cond, dataset, options), dataset
+        return _started(preset or "small-64", cond, dataset, gpus, options), dataset
+    except UserError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _open(data: str, resolution: tuple[int, int] | None, preset: str | None, saved: "Config | None") -> "Dataset":
+    """The data set at the size to train at."""
+    from stylegen.config import resolution_of
+    from stylegen.training.dataset import open_dataset
+
+    dataset = open_dataset(data)
+    size = resolution
+    if size is None and saved:
+        size = resolution_of(saved.generator, saved.generator.levels - 1)
+        if dataset.size not in [(size[0] << k, size[1] << k) for k in range(16)]:
+            return dataset  # other data: `_continued` says so
+    if size is None:
+        size, limit = dataset.size, int((preset or "small-64").rpartition("-")[2])
+        while max(size) > limit and size[0] % 2 == 0 and size[1] % 2 == 0:
+            size = (size[0] // 2, size[1] // 2)
+    if size == dataset.size:
+        return dataset
+    try:
+        return open_dataset(data, size=size)
+    except UserError as error:
+        raise click.BadParameter(str(error), param_hint="--resolution") from error
+
+
+def _started(preset: str, cond: bool | None, dataset: "Dataset", gpus: int, options: dict[str, Any]) -> "Config":
+    from stylegen import presets
+
+    gpus = gpus if preset in presets.BY_GPUS else 1
+    config = presets.preset(preset, dataset.size, dataset.channels, _label_size(cond, dataset), gpus)
+    config = _apply(config, options)
+    training = dataclasses.replace(config.training, data_digest=dataset.digest)
+    return _checked(presets.resolve(dataclasses.replace(config, training=training)))
+
+
+def _continued(
+    saved: "Config", preset: str | None, cond: bool | None, dataset: "Dataset", options: dict[str, Any]
+) -> "Config":
+    """The saved config with what may change changed. Raises UserError that shows what may not."""
+    from stylegen import config as configs, presets
+
+    config = _checked(presets.resolve(_apply(saved, options)))
+    lines = configs.difference(config, saved)
+    if preset not in (None, saved.preset):
+        lines.append(f"preset: {preset} here, {saved.preset} in the saved run")
+    facts = {
+        "resolution": (dataset.size, configs.resolution_of(saved.generator, saved.generator.levels - 1)),
+        "channels": (dataset.channels, saved.generator.channels),
+    }
+    if dataset.digest != saved.training.data_digest:
+        lines.append(f"data: {dataset.path} is not, or no longer, what the run was trained on")
+    if cond is not None:
+        facts["labels"] = (_label_size(cond, dataset), saved.generator.label_size)
+    lines += [
+        f"{name}: {ours} here, {theirs} in the saved run" for name, (ours, theirs) in facts.items() if ours != theirs
+    ]
+    if lines:
+        raise UserError(f"--resume would change the run: {'; '.join(lines)}; leave that out, or give another --out")
+    return config
+
+
+def _label_size(cond: bool | None, dataset: "Dataset") -> int:
+    if cond and not dataset.label_size:
+        raise UserError(
+            f"--cond: {dataset.path} has no labels; rebuild it with `stylegen dataset build ... --labels folders`"
+        )
+    return dataset.label_size if cond else 0
+
+
+def _apply(config: "Config", options: dict[str, Any]) -> "Config":
+    """`config` with the command line's options; None means not given."""
+    from stylegen import presets
+    from stylegen.config import override
+
+    if options["loss"]:
+        config = presets.with_loss(config, options["loss"])
+    for name, (path, table) in FIELDS.items():
+        if options[name] is not None:
+            config = _replace(config, path, options[name])
+            config = _replace(config, table, {}) if table else config
+    for assignment in options["assignments"]:
+        config = override(config, assignment)
+    return config
+
+
+def _replace(config: "Config", path: str, value: Any) -> "Config":
+    section, name = path.split(".")
+    return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{name: value})})
+
+
+def _checked(config: "Config") -> "Config":
+    from stylegen.training import losses, schedule
+    from stylegen.validation import validate
+
+    validate(config)
+    losses.check(config.loss)
+    if schedule.total_images(config) < 1:
+        raise UserError(f"schedule.total_kimg is {config.schedule.total_kimg:g}, less than one picture; 0.001 is one")
+    return config
