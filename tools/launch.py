@@ -32,7 +32,7 @@ def workers(count: int, restarts: int, arguments: list[str]) -> int:
     """Runs `stylegen arguments` in `count` workers until all have ended; returns the exit code.
 
     They are started again up to `restarts` times, and go on from the last state. SIGINT and SIGTERM are passed on once;
-    a second one ends them at once. Raises UserError for a worker that failed.
+    a second SIGINT ends them at once. Raises UserError for a worker that failed.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -48,10 +48,11 @@ def workers(count: int, restarts: int, arguments: list[str]) -> int:
         stopped: list[int] = []
 
         def stop(number: int, frame: object) -> None:
-            if stopped:
-                raise SignalException("a second signal", signal.SIGKILL)
+            if stopped and number == signal.SIGINT:
+                raise SignalException("a second Ctrl-C", signal.SIGKILL)
+            if not stopped:
+                write_atomic(stop_file, str(number))
             stopped.append(number)
-            write_atomic(stop_file, str(number))
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stop)
@@ -76,7 +77,7 @@ def workers(count: int, restarts: int, arguments: list[str]) -> int:
         except ChildFailedError as error:
             if not stopped:
                 raise UserError(_why(error.failures)) from error
-    return code_of(signal.SIGTERM if signal.SIGTERM in stopped else 0)
+        return code_of(int(stop_file.read_text()) if stop_file.exists() else 0)
 
 
 def worker(call: Callable[[], int]) -> NoReturn:
@@ -84,10 +85,14 @@ def worker(call: Callable[[], int]) -> NoReturn:
 
     Without the usual taking apart: gloo's threads would end the process in their own way.
     """
+    from stylegen.training.watchdog import STOP_FILE
+
     code, message = 0, ""
     try:
         number = call()
         code = 0 if ours() else code_of(number)
+        if number and ours():  # whoever was told to stop, all have
+            write_atomic(os.environ[STOP_FILE], str(number))
     except click.ClickException as error:
         message, code = error.format_message(), error.exit_code
     except (UserError, OSError) as error:

@@ -97,12 +97,9 @@ def train(
     run_dir: Path,
     resume: bool,
     device: str,
-    workers: int,
-    cache: str,
     gpus: int | None,
     restarts: int,
     timeout: float,
-    micro_batch: int | None,
     dry_run: bool,
     **options: Any,
 ) -> None:
@@ -131,6 +128,7 @@ def train(
     resume = resume or launch.again()
     if not resume and not dry_run and (saver.saved_states(run_dir) or any(run_dir.glob("network-*.safetensors"))):
         raise click.UsageError(f"{run_dir} already holds a run; add --resume to go on, or give another --out")
+    how = {name: options.pop(name) for name in ("workers", "cache", "micro_batch")}
     torch_device, count = launch.own(pick_device(device)), gpus or int(os.environ.get("WORLD_SIZE", 1))
 
     def run(crew: distributed.Crew) -> int:
@@ -138,20 +136,11 @@ def train(
         if dry_run:
             _show(config, dataset, str(torch_device))
             return 0
-        share.check(config, count, micro_batch is not None)
+        share.check(config, count, how["micro_batch"] is not None)
         if count > 1 and crew.size == 1:
             launch.check_devices(torch_device, count)
             return launch.workers(count, restarts, ctx.meta[ARGUMENTS])
-        number = loop.train(
-            config,
-            run_dir,
-            dataset,
-            device=torch_device,
-            workers=workers,
-            cache=cache,
-            crew=crew,
-            micro=micro_batch,
-        )
+        number = loop.train(config, run_dir, dataset, device=torch_device, crew=crew, **how)
         return number if crew.size > 1 else launch.code_of(number)
 
     if distributed.launched():

@@ -46,17 +46,17 @@ def train(
     workers: int = 2,
     cache: str = "auto",
     crew: Crew = ALONE,
-    micro: int | None = None,
+    micro_batch: int | None = None,
 ) -> int:
     """Trains until `config.schedule.total_kimg`, going on with the state in `run_dir` if there is one.
 
     Writes config.json, log.txt, stats.jsonl, reals.png, previews, networks and states into `run_dir`. SIGINT and
     SIGTERM finish the iteration and save; returns the number of the signal, 0 for none. Every worker of the `crew`
-    calls this, the first one writes; `micro`: the most samples that one computes at a time. Raises UserError for a
+    calls this, the first one writes; `micro_batch`: the most samples that one computes at a time. Raises UserError for a
     state that does not fit and for a non-finite loss, OSError where a file cannot be written, LostWorker; the last
     saved state stays in every case.
     """
-    check_split(config, crew.size, micro is not None)
+    check_split(config, crew.size, micro_batch is not None)
     with ExitStack() as stack:
         if crew.chief:
             (run_dir / "previews").mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def train(
             stop = stack.enter_context(_stop_signals())
             if crew.chief:
                 outputs = stack.enter_context(closing(Outputs(state, run_dir, loader, notes)))
-            return _run(state, loader, crew, micro, outputs, stop)
+            return _run(state, loader, crew, micro_batch, outputs, stop)
         except (UserError, OSError) as error:
             if outputs:
                 with suppress(OSError):
@@ -117,7 +117,7 @@ def _digest(config: Config) -> str:
 
 
 def _run(
-    state: TrainState, loader: Loader, crew: Crew, micro: int | None, outputs: "Outputs | None", stop: list[int]
+    state: TrainState, loader: Loader, crew: Crew, micro_batch: int | None, outputs: "Outputs | None", stop: list[int]
 ) -> int:
     """Trains; returns the number of the signal that stopped it, 0 for none."""
     config, total = state.config, total_images(state.config)
@@ -127,7 +127,7 @@ def _run(
         stage = stage_at(config, before)
         # All workers must stop at the same step, whoever got the signal: signals add up with the statistics.
         wanted = {str(n): torch.tensor(float(n in stop), device=state.device) for n in STOPPING}
-        stats = iterate(state, loader, crew, most=micro, also=wanted)
+        stats = iterate(state, loader, crew, most=micro_batch, also=wanted)
         number = max((n for n in STOPPING if stats.pop(str(n)) > 0), default=0)
         if outputs:
             outputs.add(stage, stats, before, ends=state.images_seen >= total or number > 0)
@@ -289,11 +289,11 @@ def _check_finite(state: TrainState, tensors: dict[str, Tensor], run_dir: Path, 
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """A list to which SIGINT and SIGTERM are added; a second one ends a process that works alone at once."""
+    """A list to which SIGINT and SIGTERM are added; a second SIGINT ends a process that works alone."""
     stop: list[int] = []
 
     def handle(number: int, frame: object) -> None:
-        if stop and not launched():
+        if stop and number == signal.SIGINT and not launched():
             os._exit(128 + number)
         stop.append(number)
         with suppress(OSError):  # the terminal may be gone

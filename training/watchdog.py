@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from .distributed import Crew
 
-STOP_FILE = "STYLEGEN_STOP_FILE"  # the environment's name of a file that appears, with a signal's number, to stop
+STOP_FILE = "STYLEGEN_STOP_FILE"  # environment: a file that appears, with a signal's number, to stop
 EVERY_SEC = 0.5
 PATIENCE_SEC = 120.0
 
