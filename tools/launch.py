@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 REQUEUE = 75  # EX_TEMPFAIL: stopped by SIGTERM with all saved; the same command goes on
 LOST = 69  # EX_UNAVAILABLE: of a worker that lost others, who are the reason
 CRASHED = 70  # EX_SOFTWARE
+ENDED_SEC = 20  # after the first failure, what still runs is being ended: torch gives it 30 s
 _STARTS_OVER = ("--gpus", "--restarts")
 
 
@@ -38,13 +39,15 @@ def workers(count: int, restarts: int, arguments: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    from stylegen.training.watchdog import STOP_FILE
+    from stylegen.training.watchdog import LAUNCHER, STOP_FILE
 
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # what it says is said below
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of workers that end because others have
     os.environ.setdefault("OMP_NUM_THREADS", str(max(cores() // count, 1)))
     with tempfile.TemporaryDirectory(prefix="stylegen-") as folder:
         stop_file = Path(folder) / "stop"
-        os.environ |= {STOP_FILE: str(stop_file), "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGHUP,SIGQUIT"}
+        os.environ |= {STOP_FILE: str(stop_file), LAUNCHER: str(os.getpid())}
+        os.environ |= {"TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGHUP,SIGQUIT"}
         stopped: list[int] = []
 
         def stop(number: int, frame: object) -> None:
@@ -106,8 +109,7 @@ def worker(call: Callable[[], int]) -> NoReturn:
     if message and code != CRASHED and not ours():
         click.echo(f"Error: {message}", err=True)
     if message and (path := os.environ.get("TORCHELASTIC_ERROR_FILE")):
-        told = {"message": message, "extraInfo": {"timestamp": int(time.time()), "py_callstack": ""}}
-        Path(path).write_text(json.dumps({"message": told}))
+        Path(path).write_text(json.dumps({"message": message, "timestamp": int(time.time())}))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -167,8 +169,16 @@ def own(device: "torch.device") -> "torch.device":
 
 def _why(failures: dict[int, Any]) -> str:
     """One line on the failure that the others follow from."""
-    order = sorted(failures.items(), key=lambda item: (item[1].exitcode in (LOST, -signal.SIGTERM), item[1].timestamp))
-    rank, failure = order[0]
+    from stylegen.training.watchdog import FOLLOWED
+
+    first = min(failure.timestamp for failure in failures.values())
+
+    def follows(item: tuple[int, Any]) -> tuple[int, int]:
+        code, at = item[1].exitcode, item[1].timestamp
+        ended = code in (FOLLOWED, -signal.SIGTERM) or at > first + ENDED_SEC
+        return 2 if ended else 1 if code == LOST else 0, at
+
+    rank, failure = min(failures.items(), key=follows)
     message = " ".join(str(failure.message).split())
     if failure.exitcode < 0:
         name = signal.Signals(-failure.exitcode).name

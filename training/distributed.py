@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +17,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from stylegen.errors import UserError
+
+from .watchdog import watching
 
 if TYPE_CHECKING:
     from .state import TrainState
@@ -134,9 +136,9 @@ class Crew:
         except RuntimeError as error:
             missing = [rank for rank, key in enumerate(keys) if not self.store.check([key])]
             if not missing:
-                raise LostWorker(f"rank {self.rank} on {self.host} lost the launcher: {_line(error)}") from error
+                raise self._lost(f"rank {self.rank} on {self.host} lost the launcher: {_line(error)}") from error
             names = ", ".join(self._name(rank) for rank in missing)
-            raise LostWorker(
+            raise self._lost(
                 f"{names} did not answer within {timeout:g} s (at {place}; {self.size - len(missing)} of {self.size} "
                 "workers did); see what that process says, and whether its host reaches the others"
             ) from error
@@ -149,21 +151,23 @@ class Crew:
                         f"({value}, {facts[name]}); all workers need the same data, options and stylegen"
                     )
 
-    def preflight(self, device: torch.device, facts: dict[str, str], timeout: float = 300.0) -> None:
+    def preflight(self, device: torch.device, facts: dict[str, str]) -> None:
         """A first sum over all workers, before anything depends on it. Raises as `roll_call` does."""
         if self.size == 1:
             return
-        self.roll_call("the first sum", facts, timeout)
+        self.roll_call("the first sum", facts, self.timeout)
         total = torch.ones(1, device=device)
         with self.contact():
             dist.all_reduce(total)
         if int(total) != self.size:
-            raise LostWorker(f"{self.size} workers add up to {int(total)}; the network between them is at fault")
+            raise self._lost(f"{self.size} workers add up to {int(total)}; the network between them is at fault")
 
-    def report(self) -> None:
-        """Publishes what this worker is doing, for the others' messages."""
-        if self.store and self.size > 1:
-            self.store.set(f"now/{self.rank}", json.dumps({"host": self.host, "doing": self.now[0], "at": self.now[1]}))
+    def report(self) -> bool:
+        """Publishes what this worker is doing, for the others' messages; returns whether one of them has given up."""
+        if not self.store or self.size == 1:
+            return False
+        self.store.set(f"now/{self.rank}", json.dumps({"host": self.host, "doing": self.now[0], "at": self.now[1]}))
+        return self.store.check(["lost"])
 
     @contextmanager
     def contact(self) -> Iterator[None]:
@@ -171,9 +175,16 @@ class Crew:
         try:
             yield
         except RuntimeError as error:
-            raise LostWorker(
+            raise self._lost(
                 f"rank {self.rank} on {self.host} lost contact with the other workers ({_line(error)}){self._others()}"
             ) from error
+
+    def _lost(self, why: str) -> LostWorker:
+        """To raise; those who are stuck learn of it too, from their watchdogs."""
+        with suppress(RuntimeError):
+            if self.store:
+                self.store.set("lost", "")
+        return LostWorker(why)
 
     def _others(self) -> str:
         lines = []
@@ -214,27 +225,32 @@ def joined(device: torch.device, timeout: float, call: Callable[[Crew], T]) -> T
 
     Raises what the call raises, LostWorker and UserError; then the process should end at once.
     """
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    crew = Crew(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), None, timeout)
+    with watching(crew):
+        _connect(crew, device)
+        found = call(crew)
+        crew.begin("waiting for the others to end")
+        with crew.contact():  # together: who leaves early takes others' sums away
+            dist.barrier()
+            dist.destroy_process_group()
+    return found
+
+
+def _connect(crew: Crew, device: torch.device) -> None:
     # The launcher's store, or the first worker's own: as torch's env:// has it, but without waiting for all in silence.
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    patience = min(timeout, 300.0)
+    serves = crew.chief and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    patience = min(crew.timeout, 300.0)
     try:
-        server = dist.TCPStore(host, port, size, serves, timedelta(seconds=patience), wait_for_workers=False)
+        server = dist.TCPStore(host, port, crew.size, serves, timedelta(seconds=patience), wait_for_workers=False)
     except RuntimeError as error:
-        raise LostWorker(f"rank {rank} cannot reach the launcher at {host}:{port}: {_line(error)}") from error
-    store = dist.PrefixStore(f"stylegen/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", server)
-    crew = Crew(rank, size, store, timeout)
-    crew.roll_call("the start", {"number of workers": str(size)}, patience)
-    group = {"rank": rank, "world_size": size, "timeout": timedelta(seconds=timeout)}
+        raise LostWorker(f"rank {crew.rank} cannot reach the launcher at {host}:{port}: {_line(error)}") from error
+    crew.store = dist.PrefixStore(f"stylegen/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", server)
+    crew.roll_call("the start", {"number of workers": str(crew.size)}, patience)
+    group = {"rank": crew.rank, "world_size": crew.size, "timeout": timedelta(seconds=crew.timeout)}
     with crew.contact():
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=dist.PrefixStore("group", store), **group)
-    found = call(crew)
-    with crew.contact():  # together: who leaves early takes others' sums away
-        dist.barrier()
-        dist.destroy_process_group()
-    return found
+        dist.init_process_group(backend, store=dist.PrefixStore("group", crew.store), **group)
 
 
 def share_statistics(network: nn.Module, crew: Crew) -> None:

@@ -52,7 +52,7 @@ def train(
 
     Writes config.json, log.txt, stats.jsonl, reals.png, previews, networks and states into `run_dir`. SIGINT and
     SIGTERM finish the iteration and save; returns the number of the signal, 0 for none. Every worker of the `crew`
-    calls this, the first one writes; `micro_batch`: the most samples that one computes at a time. Raises UserError for a
+    calls this, the first one writes; `micro_batch`: the most samples computed at a time. Raises UserError for a
     state that does not fit and for a non-finite loss, OSError where a file cannot be written, LostWorker; the last
     saved state stays in every case.
     """
@@ -64,7 +64,8 @@ def train(
             stack.enter_context(exclusive(run_dir, 10.0 if crew.size > 1 else 0.0))
             for folder in (run_dir, run_dir / "previews"):
                 remove_leftovers(folder)
-        stack.enter_context(watching(crew))
+        if crew.size == 1:  # others have been watched from the start
+            stack.enter_context(watching(crew))
         crew.begin("preparing the data")
         loader = stack.enter_context(crew.one_by_one("data", lambda: _loader(config, dataset, workers, cache)))
         crew.preflight(device, {"data": dataset.digest, "configuration": _digest(config), "version": __version__})
@@ -130,6 +131,7 @@ def _run(
         stats = iterate(state, loader, crew, most=micro_batch, also=wanted)
         number = max((n for n in STOPPING if stats.pop(str(n)) > 0), default=0)
         if outputs:
+            crew.begin("writing")
             outputs.add(stage, stats, before, ends=state.images_seen >= total or number > 0)
     if outputs:
         outputs.finish()
