@@ -52,7 +52,7 @@ def train(
 
     Writes config.json, log.txt, stats.jsonl, reals.png, previews, networks and states into `run_dir`. SIGINT and
     SIGTERM finish the iteration and save; returns the number of the signal, 0 for none. Every worker of the `crew`
-    calls this, the first one writes; `micro_batch`: the most samples that one computes at a time. Raises UserError for a
+    calls this, the first one writes; `micro_batch`: the most samples computed at a time. Raises UserError for a
     state that does not fit and for a non-finite loss, OSError where a file cannot be written, LostWorker; the last
     saved state stays in every case.
     """
