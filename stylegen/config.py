@@ -17,6 +17,7 @@ OBJECTIVES = ("minimax", "nonsaturating", "wasserstein", "hinge", "least_squares
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 AUGMENTATIONS = ("color", "translation", "cutout")
+ON_COLLAPSE = ("warn", "stop")
 METRICS = ("fid", "kid", "precision", "recall", "density", "coverage", "diversity")
 FUSED_SCALES = ("auto", "on", "off")
 ACTIVATIONS = ("lrelu", "relu")
@@ -159,6 +160,7 @@ class OutputConfig:
     metrics: tuple[str, ...] = ()  # of METRICS, measured as the run goes on; the best network by the first is kept
     metrics_kimg: float = 100.0
     metrics_num: int = 2000  # fakes
+    on_collapse: str = "warn"  # of ON_COLLAPSE: what follows an alarm that a run does not recover from by itself
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stylegen.config import AUGMENTATIONS, METRICS
+from stylegen.config import AUGMENTATIONS, METRICS, ON_COLLAPSE
 from stylegen.errors import UserError
 from stylegen.presets import AUTO_GAMMA, LOSSES, PRESETS
 
@@ -35,6 +35,7 @@ FIELDS: dict[str, tuple[str, str | None]] = {
     "keep_networks": ("output.keep_networks", None),
     "metrics": ("output.metrics", None),
     "metrics_kimg": ("output.metrics_kimg", None),
+    "on_collapse": ("output.on_collapse", None),
 }
 
 
@@ -96,6 +97,9 @@ class ListType(click.Choice):
     "--metrics", type=ListType(METRICS), metavar="LIST", help="Measure as it trains, as fid,kid; keeps the best."
 )
 @click.option("--metrics-kimg", type=POSITIVE, help="How often.  [default: 100]")
+@click.option(
+    "--on-collapse", type=click.Choice(ON_COLLAPSE), help="When a run goes wrong: tell, or end it too.  [default: warn]"
+)
 @click.option("--set", "assignments", multiple=True, metavar="SECTION.FIELD=VALUE", help="Any field of config.json.")
 @click.option("--dry-run", is_flag=True, help="Show the configuration and schedule; train and write nothing.")
 def train(

@@ -20,6 +20,7 @@ from stylegen.errors import UserError
 from stylegen.files import exclusive, remove_leftovers, write_atomic
 
 from .dataset import Dataset, Loader
+from .health import Watch
 from .measure import Meter, best_path, best_so_far, better, numbers, told
 from .pictures import describe
 from .report import Reporter, preview, save_reals, stage_text
@@ -81,6 +82,7 @@ def _open(config: Config, run_dir: Path, device: torch.device) -> TrainState:
 def _run(state: TrainState, run_dir: Path, loader: Loader, reporter: Reporter, stop: threading.Event) -> None:
     config, total = state.config, total_images(state.config)
     meter = Meter(config, loader.dataset) if config.output.metrics else None
+    watch, fatal = Watch(state, loader.dataset, run_dir), None
     started = last_save = time.monotonic()
     shown_early = False
     ends = state.images_seen >= total
@@ -96,7 +98,8 @@ def _run(state: TrainState, run_dir: Path, loader: Loader, reporter: Reporter, s
         if meter and measured:
             _measure(meter, state, run_dir, loader.dataset, reporter)
         if due(max(stage.tick, 1), before, seen) or measured or ends:
-            reporter.report(stage, seen)
+            fatal = watch.report(state, stage, reporter)
+            ends = ends or fatal is not None
         early = not shown_early and now - started > FIRST_PREVIEW_SEC
         if due(1000 * config.output.preview_kimg, before, seen) or early or ends:
             preview(state, preview_path(run_dir, seen))
@@ -110,6 +113,8 @@ def _run(state: TrainState, run_dir: Path, loader: Loader, reporter: Reporter, s
                 save_snapshot(state, run_dir, loader.dataset)
             state.save(run_dir / STATE_NAME)
             last_save = time.monotonic()
+    if fatal:
+        raise UserError(f"{fatal.sentence}. Saved at {fatal.kimg:g} kimg in {run_dir / STATE_NAME}; --resume goes on")
     verb, more = ("Finished", "") if state.images_seen >= total else ("Stopped", "; --resume goes on")
     reporter.log(f"{verb} at {state.images_seen / 1000:g} kimg{more}. State: {run_dir / STATE_NAME}")
 
