@@ -17,6 +17,7 @@ OBJECTIVES = ("minimax", "nonsaturating", "wasserstein", "hinge", "least_squares
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 AUGMENTATIONS = ("color", "translation", "cutout")
+ON_COLLAPSE = ("warn", "stop", "rollback")
 METRICS = ("fid", "kid", "precision", "recall", "density", "coverage", "diversity")
 FUSED_SCALES = ("auto", "on", "off")
 ACTIVATIONS = ("lrelu", "relu")
@@ -143,6 +144,7 @@ class TrainingConfig:
     mirror: bool = False
     augment: tuple[str, ...] = ()  # of AUGMENTATIONS: how everything that D sees is altered
     data_digest: str = ""
+    rollbacks: int = 0  # how often the run went back to a healthy state: each halves learning rates, doubles R1 and R2
     shuffle_shards: int = 16  # shards among which pictures are shuffled, where data has more; 0: among all pictures
     ema_half_life_kimg: float = 10.0  # 0: use ema_beta
     ema_rampup: float = 0.0  # the half-life is at most this share of the images seen; 0: no ramp-up
@@ -162,6 +164,7 @@ class OutputConfig:
     metrics: tuple[str, ...] = ()  # of METRICS, measured as the run goes on; the best network by the first is kept
     metrics_kimg: float = 100.0
     metrics_num: int = 2000  # fakes
+    on_collapse: str = "warn"  # of ON_COLLAPSE: what follows an alarm that a run does not recover from by itself
 
 
 @dataclass(frozen=True)
@@ -215,8 +218,11 @@ def override(config: Config, assignment: str) -> Config:
     return dataclasses.replace(config, **{section_name: dataclasses.replace(section, **{name: value})})
 
 
+_FREE = (("schedule", "total_kimg"), ("training", "rollbacks"))
+
+
 def difference(ours: Config, theirs: Config) -> list[str]:
-    """One line a field that differs and would change a run; the total length and the output section may differ."""
+    """One line a field that differs and would change a run; the total length, rollbacks and outputs may differ."""
     lines = []
     a, b = to_dict(ours), to_dict(theirs)
     for name, section in a.items():
@@ -227,7 +233,7 @@ def difference(ours: Config, theirs: Config) -> list[str]:
         else:
             other, prefix = b[name], f"{name}."
         for key, value in section.items():
-            if value != other[key] and (name, key) != ("schedule", "total_kimg"):
+            if value != other[key] and (name, key) not in _FREE:
                 lines.append(f"{prefix}{key}: {value} here, {other[key]} in the saved run")
     return lines
 

@@ -12,6 +12,7 @@ from .config import (
     METRICS,
     NORMS,
     OBJECTIVES,
+    ON_COLLAPSE,
     OPTIMIZERS,
     PRECISIONS,
     Config,
@@ -65,6 +66,7 @@ def validate(config: Config) -> Config:
     _check(0 <= optimizer.beta1 < 1 and 0 <= optimizer.beta2 < 1, "optimizer betas must lie in 0 to 1")
     kimg = (output.snapshot_kimg, output.preview_kimg, output.metrics_kimg)
     _check(min(kimg) > 0, "output: kimg figures must be above 0")
+    _check_choice("output.on_collapse", output.on_collapse, ON_COLLAPSE)
     _check(output.metrics_num >= 50, f"output.metrics_num is {output.metrics_num}; give at least 50 pictures")
     shards = config.training.shuffle_shards
     _check(shards >= 0, f"training.shuffle_shards is {shards}; accepted: 0 (all) and more")

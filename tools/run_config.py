@@ -34,6 +34,7 @@ FIELDS: dict[str, tuple[str, str | None]] = {
     "keep_networks": ("output.keep_networks", None),
     "metrics": ("output.metrics", None),
     "metrics_kimg": ("output.metrics_kimg", None),
+    "on_collapse": ("output.on_collapse", None),
 }
 
 

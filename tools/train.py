@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stylegen.config import AUGMENTATIONS, METRICS
+from stylegen.config import AUGMENTATIONS, METRICS, ON_COLLAPSE
 from stylegen.presets import AUTO_GAMMA, LOSSES, PRESETS
 
 from . import launch
@@ -82,6 +82,9 @@ class ListType(click.Choice):
     "--metrics", type=ListType(METRICS), metavar="LIST", help="Measure as it trains, as fid,kid; keeps the best."
 )
 @click.option("--metrics-kimg", type=POSITIVE, help="How often.  [default: 100]")
+@click.option(
+    "--on-collapse", type=click.Choice(ON_COLLAPSE), help="When a run goes wrong: tell, or end it too.  [default: warn]"
+)
 @click.option("--set", "assignments", multiple=True, metavar="SECTION.FIELD=VALUE", help="Any field of config.json.")
 @click.option("--gpus", type=click.IntRange(min=1), help="Workers on this machine, a GPU each.  [default: 1]")
 @click.option("--restarts", type=click.IntRange(min=0), default=0, show_default=True, help="Of workers that die.")

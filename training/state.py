@@ -16,6 +16,7 @@ from stylegen.networks import build_discriminator, build_generator
 from stylegen.precision import prepare
 
 from . import optim, rng
+from .alarms import calmer
 from .schedule import stage_at
 
 FORMAT, VERSION = "stylegen-state", "1"
@@ -38,6 +39,14 @@ class TrainState:
     @property
     def device(self) -> torch.device:
         return next(self.G.parameters()).device
+
+    @property
+    def settings(self) -> Config:
+        """The configuration as it is in force: calmer after every time that the run went back to a healthy state."""
+        config = self.config
+        for _ in range(config.training.rollbacks):
+            config = calmer(config)
+        return config
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the state by name; they share memory with the state."""

@@ -42,7 +42,7 @@ def iterate(
     state before it only: each worker of the `crew` computes its share, in micro-batches of at most `most` samples, and
     all get the sum. Returns statistics of the whole batch, and `also`, scalars, added up over the workers.
     """
-    config, start = state.config, state.images_seen
+    config, start = state.settings, state.images_seen
     stage = stage_at(config, start)
     split = shares(stage.batch, group_of(config), crew.rank, crew.size, most)
     for optimizer in (state.opt_g, state.opt_d):
@@ -79,7 +79,7 @@ def load(state: TrainState, loader: Loader, stage: Stage, split: list[Share]) ->
 
 def d_gradients(state: TrainState, stage: Stage, parts: list[Part]) -> Stats:
     """Puts the gradients of D's loss into its parameters; returns statistics."""
-    config, seen = state.config, state.images_seen
+    config, seen = state.settings, state.images_seen
     loss_config = config.loss
     every = loss_config.penalty_interval * stage.batch
     draw = rng.generator(config.training.seed, "d/loss", seen)
@@ -121,7 +121,7 @@ def g_gradients(state: TrainState, stage: Stage, parts: list[Part], first: tuple
         discriminate = _discriminate(state, stage, eyes)
         features = _features(state, stage, eyes, crew, part.share.total)
         loss, found = losses.g_loss(
-            state.config.loss, discriminate, fakes, part.labels, reals=part.reals, features=features
+            state.settings.loss, discriminate, fakes, part.labels, reals=part.reals, features=features
         )
         _add(stats, found | averages, part.share.weight)
         optim.backward(_weighed(loss, part.share.weight), state.opt_g)
