@@ -20,6 +20,7 @@ from .report import Reporter, append, cut_rows
 from .schedule import Stage
 from .state import TrainState
 
+ALARMS = "alarms.jsonl"
 PICTURES = 32
 SIDE_PX = 16
 
@@ -62,6 +63,11 @@ def relative_distance(ours: nn.Module, theirs: nn.Module) -> float:
     return float((distances / sizes)[sizes > 0].mean())
 
 
+def tell(run_dir: Path, alarm: Alarm) -> None:
+    """Writes an alarm into the run's list. Raises OSError."""
+    append(run_dir / ALARMS, f"{json.dumps(vars(alarm))}\n".encode())
+
+
 class Watch:
     """Puts figures of health into a run's rows, and raises alarms by them.
 
@@ -71,7 +77,7 @@ class Watch:
     def __init__(self, state: TrainState, dataset: Dataset, run_dir: Path):
         """Of a run as it stands: alarms after `state.images_seen` are dropped, earlier rows are taken in."""
         seed, g = state.config.training.seed, state.config.generator
-        self.path, self.dataset = run_dir / "alarms.jsonl", dataset
+        self.path, self.dataset = run_dir / ALARMS, dataset
         self.z = torch.randn(PICTURES, g.latent_size, generator=rng.generator(seed, "health/latents")).to(state.device)
         draw = rng.generator(seed, "health/reals")
         self.which = torch.randint(len(dataset), (PICTURES,), generator=draw).numpy()
@@ -92,7 +98,7 @@ class Watch:
         ending = state.config.output.on_collapse != "warn"
         fatal = None
         for alarm in self.judge(row):
-            append(self.path, f"{json.dumps(vars(alarm))}\n".encode())
+            tell(self.path.parent, alarm)
             fatal = alarm if ending and alarm.kind in FATAL else fatal
             reporter.log(f"Alarm at {alarm.kimg:g} kimg: {alarm.sentence}", show=alarm is not fatal)
         reporter.show(row, self.judge.active)

@@ -17,8 +17,10 @@ from stylegen.config import Config
 from stylegen.errors import UserError
 from stylegen.files import exclusive, remove_leftovers, write_atomic
 
+from .alarms import Alarm
 from .dataset import Dataset, Loader
 from .distributed import ALONE, Crew, launched, share_statistics
+from .health import tell
 from .outputs import Outputs
 from .saver import load_healthy, load_newest
 from .schedule import stage_at, total_images
@@ -122,7 +124,9 @@ def _outputs_and_run(
             number = _run(state, loader, crew, micro_batch, outputs, stop)
             outputs.finish()
             if number == ALARM and outputs.fatal:
-                raise UserError(f"{outputs.fatal.sentence}. Saved in {run_dir / STATE_NAME}; --resume goes on")
+                times = state.config.training.rollbacks
+                tried = f" The run has gone back {times} times already." if times else ""
+                raise UserError(f"{outputs.fatal.sentence}.{tried} Saved in {run_dir / STATE_NAME}; --resume goes on")
             return number
         except (UserError, OSError) as error:
             with suppress(OSError):
@@ -163,10 +167,13 @@ def _go_back(state: TrainState, run_dir: Path, crew: Crew) -> str:
     state.config = config
     crew.share_state(state)
     now = state.settings
-    return (
+    note = (
         f"Back from {seen / 1000:g} to the healthy state of {state.images_seen / 1000:g} kimg, with a learning rate of "
         f"{stage_at(now, state.images_seen).lr:g} and a gamma of {now.loss.r1_gamma:g}"
     )
+    if crew.chief:
+        tell(run_dir, Alarm(state.images_seen / 1000, state.images_seen, "rollback", note))
+    return note
 
 
 @contextmanager
