@@ -114,6 +114,14 @@ def test_wavelets() -> None:
         assert taps.sum() == pytest.approx(math.sqrt(2), abs=1e-10)
 
 
+def test_pictures_by_the_few_are_pictures_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, back = torch.randn(5, 3, 8, 8), turned(0.3).float().expand(5, 3, 3)
+    whole = module._resampled_at_once(images, back)
+    for size in (1, 130, 1 << 15):
+        monkeypatch.setattr(module, "_CACHED_PX", size)
+        torch.testing.assert_close(module._resampled(images, back), whole, atol=1e-5, rtol=0)
+
+
 def waves(x: Tensor, y: Tensor) -> Tensor:
     return torch.cos(0.35 * x + 0.2 * y) + 0.5 * torch.sin(0.15 * x - 0.4 * y + 1) + 0.3
 
@@ -218,6 +226,28 @@ def test_colors() -> None:
     hue = torch.atan2(chroma @ across[1], chroma @ across[0])
     share(hue.abs() > 1e-9, p, count)
     assert hue[hue.abs() > 1e-9].std() == pytest.approx(2 * math.pi / math.sqrt(12), rel=0.05)
+
+
+def test_colors_are_a_product_of_matrices() -> None:
+    """One after the other, in homogeneous coordinates, from the same numbers."""
+    images, draw = torch.randn(40, 3, 2, 2, dtype=torch.float64), numbers(40)
+    on, uniform, normal = draw.uniform(5) < 0.6, draw.uniform(2).double(), draw.normal(3).double()
+    found = altered(images, 0.6, "color")
+    eye, v = torch.eye(4, dtype=torch.float64), torch.tensor([1, 1, 1, 0]).double() / math.sqrt(3)
+    along, around = torch.outer(v, v), torch.zeros(4, 4, dtype=torch.float64)
+    around[:3, :3] = torch.linalg.cross(torch.eye(3).double(), v[:3].expand(3, 3), dim=1)
+    for image, gates, (flip, hue), z, result in zip(images, on, uniform, normal, found, strict=True):
+        steps = [eye.clone() for _ in range(5)]
+        steps[0][:3, 3] = 0.2 * z[0]
+        steps[1][:3, :3] *= 2 ** (0.5 * z[1])
+        steps[2] -= 2 * along * (flip < 0.5)
+        steps[3] = torch.linalg.matrix_exp((2 * hue - 1) * math.pi * around)
+        steps[4] = along + (eye - along) * 2 ** z[2]
+        steps[4][3] = eye[3]
+        x = torch.cat([image, torch.ones(1, 2, 2, dtype=torch.float64)]).flatten(1)
+        for gate, step in zip(gates, steps, strict=True):
+            x = step @ x if gate else x
+        torch.testing.assert_close(result, x[:3].reshape(3, 2, 2))
 
 
 @pytest.mark.parametrize("channels", [1, 2])
