@@ -3,7 +3,8 @@
 Karras et al. 2020, "Training Generative Adversarial Networks with Limited Data": reals and fakes pass the same random
 transformations, in D's step and in G's, and gradients flow through. Each transformation is left out with probability
 1 - p, so G learns the pictures as they are: what is seen most often is what nothing was done to. That fails where p
-comes near 1 (section 2.2, figure 3): quarter turns and colors above about 0.85 turn up in what G makes, scaling at no p.
+comes near 1 (section 2.2, figure 3): above about 0.85 quarter turns and colors may turn up in what G makes; scaling
+does at no p.
 """
 
 import math
@@ -40,15 +41,15 @@ _POWER = torch.tensor([10, 1, 1, 1], dtype=torch.float64) / 13  # of natural pic
 def ada(images: Tensor, p: float, numbers: Numbers, kinds: Collection[str] = SETS["bgc"]) -> Tensor:
     """images [N, C, H, W] in about [-1, 1], float32 or float64, each altered in its own way by the `kinds`, of KINDS.
 
-    H and W are at least 2. p: in [0, 1], the probability of each transformation. `numbers`, for N samples, advance by what `kinds` and the
-    size of the pictures say, whatever p is. A picture to which nothing happens keeps its values, and where that are
-    all, `images` comes back. Differentiable as often as wanted.
+    H and W are at least 2; p, in [0, 1], is the probability of each transformation. `numbers`, for N samples, advance
+    by what `kinds` and the size of the pictures say, whatever p is. A picture to which nothing happens keeps its
+    values, and where that are all, `images` comes back. Differentiable as often as wanted.
 
     "blit" moves whole pixels: mirroring, quarter turns (half turns where the sides differ), shifts by up to 1/8 of a
     side. "geometry" scales, turns and shifts by fractions of pixels. "color" is brightness, contrast, flipped luma, hue
     and saturation; of one or two channels, the first three of these on the first channel. "filter" makes bands of
     frequencies stronger or weaker, "noise" adds normal noise, "cutout" is 0 in a box of half the sides. Alpha and other
-    channels past the colours are moved and cut out with them, and keep their values. Pictures go on as mirror images
+    channels past the colors are moved and cut out with them, and keep their values. Pictures go on as mirror images
     past their border. Distributions: appendix B of the paper.
     """
     height, width = images.shape[2:]
@@ -219,13 +220,13 @@ def _mirrored(x: Tensor, dim: int, margin: int) -> Tensor:
     return x if now == margin else _mirrored(x, dim, margin - now)
 
 
-# Colours.
+# Colors.
 
 
 def _recolored(x: Tensor, p: float, numbers: Numbers) -> Tensor:
-    """x [N, 3 or 1, H, W] through one affine map of the colours.
+    """x [N, 3 or 1, H, W] through one affine map of the colors.
 
-    With v the unit vector of greys, brightness b moves along v, a flipped luma is I - 2 v v', hue turns around v and
+    With v the unit vector of grays, brightness b moves along v, a flipped luma is I - 2 v v', hue turns around v and
     saturation s scales across it, all of it times the contrast c: c (+-v v' + s R (I - v v')) (x + b).
     """
     on, (flip, hue), z = _uniform(numbers, 5) < p, _uniform(numbers, 2), _normal(numbers, 3)
