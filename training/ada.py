@@ -182,6 +182,7 @@ def _resampled_at_once(images: Tensor, back: Tensor) -> Tensor:
     _MIDDLE and around it. With `back` the identity the pixels of `fine` are read, and all of it is the identity.
     """
     size, taps = images.shape[2:], setup_filter(SYM6, device=images.device)
+    images = images.contiguous()  # faster with so few channels
     fine = upfirdn2d(_mirrored(_mirrored(images, 2, 6), 3, 6), taps, up=2, padding=(0, -1, 0, -1), gain=4.0)
     rows, columns = ((torch.arange(2 * side + 10).to(images) - _MIDDLE - (side - 1)) / 2 for side in size)
     read = sample2d(fine, _places(back, rows, columns, size, 2, 3, _MIDDLE - 5.5))

@@ -39,7 +39,7 @@ class _Write(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, at: Tensor, size: torch.Size, nearest: bool) -> Tensor:
         ctx.save_for_backward(at)
-        ctx.nearest = nearest
+        ctx.nearest, y = nearest, y.contiguous()
         height, width = size
         column, row = (
             ((at[..., axis] + 1) * ((side - 1) / 2)).clamp_(0, side - 1) for axis, side in enumerate((width, height))
