@@ -14,9 +14,11 @@ from .errors import UserError
 Table = dict[int, float]  # nominal resolution -> value
 
 OBJECTIVES = ("minimax", "nonsaturating", "wasserstein", "hinge", "least_squares", "relativistic")
+LOGISTIC = ("minimax", "nonsaturating", "hinge")  # objectives whose D has 0 between real and generated
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 AUGMENTATIONS = ("color", "translation", "cutout")
+ADA_KINDS = ("blit", "geometry", "color", "filter", "noise", "cutout")  # in the order in which they are done
 ON_COLLAPSE = ("warn", "stop", "rollback")
 METRICS = ("fid", "kid", "precision", "recall", "density", "coverage", "diversity")
 FUSED_SCALES = ("auto", "on", "off")
@@ -142,7 +144,13 @@ class OptimizerConfig:
 class TrainingConfig:
     seed: int = 0
     mirror: bool = False
-    augment: tuple[str, ...] = ()  # of AUGMENTATIONS: how everything that D sees is altered
+    augment: tuple[str, ...] = ()  # of AUGMENTATIONS, or "ada" alone: how everything that D sees is altered
+    init_from: str = ""  # the network or run folder whose weights it starts with
+    freeze_d: int = 0  # layers of D next to the pictures that keep their weights
+    ada_kinds: tuple[str, ...] = ADA_KINDS[:3]
+    ada_target: float = 0.6  # mean sign of D's scores of real pictures that "ada" holds
+    ada_speed_kimg: float = 500.0  # in which its probability could go from 0 to 1
+    ada_ceiling: float = 0.8  # which it never passes
     data_digest: str = ""
     rollbacks: int = 0  # how often the run went back to a healthy state: each halves learning rates, doubles R1 and R2
     shuffle_shards: int = 16  # shards among which pictures are shuffled, where data has more; 0: among all pictures

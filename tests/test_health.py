@@ -242,7 +242,7 @@ def test_a_run_that_goes_back(tmp_path: Path) -> None:
     result = invoke(arguments, code=1)
     back = [line for line in (run / "log.txt").read_text().splitlines() if "Back from" in line]
     assert len(back) == 3 and "learning rate of 1 and a gamma of" in back[0], result.stderr
-    config, seen = saved_config(run / "state.ckpt")
+    config, _ = saved_config(run / "state.ckpt")
     assert config.training.rollbacks == 3 and config.schedule.lr == {8: 2.0}
     assert [row["lr"] for row in rows(run) if row["level"] == 1][-1] == 0.25
     assert [line["kind"] for line in told(run)].count("rollback") == 3

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from stylegen.config import ADA_KINDS as KINDS
 from stylegen.ops import sample2d, setup_filter, upfirdn2d
 
 from .rng import Numbers
 
-KINDS = ("blit", "geometry", "color", "filter", "noise", "cutout")  # in the order in which they are done
 # The paper's names of what is done together: "bg", "bgc", ... "bgcfnc", each one kind more.
 SETS = {"".join(kind[0] for kind in KINDS[:count]): KINDS[:count] for count in range(1, len(KINDS) + 1)}
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from stylegen.config import Config, resolution_of
+from stylegen.config import LOGISTIC, Config, resolution_of
 from stylegen.presets import AUTO_GAMMA, resolve
 
 Row = dict[str, Any]
@@ -33,7 +33,6 @@ LOW_LOSS = 0.03  # of D
 FLAT = 0.02  # difference of D's mean scores
 HIGH_SIGNS = 0.985
 SIGN_ROWS = 8
-LOGISTIC = ("minimax", "nonsaturating", "hinge")  # objectives whose D has 0 between real and generated
 EPOCHS = 20  # before which D cannot have learnt pictures by heart
 SEEN_ROWS = 50
 
@@ -160,7 +159,7 @@ def _overfitting(judge: Judge, row: Row) -> tuple[float, str]:
         return math.nan, ""
     training, tries = judge.config.training, ["more pictures"]
     tries += [] if training.mirror else ["--mirror (where left and right mean nothing)"]
-    tries += [] if training.augment else ["--augment color,translation,cutout"]
+    tries += [] if training.augment else ["--augment ada"]
     return (1 - HIGH_SIGNS) / max(1 - median(signs), 1e-9), (
         f"D overfits: it takes {(1 + median(signs)) / 2:.1%} of the real pictures for real, seen {epochs:.0f} times "
         f"each. It knows them by heart, and generated pictures get worse or become copies. Keep the best network "

@@ -27,6 +27,7 @@ from .schedule import stage_at, total_images
 from .share import check as check_split
 from .state import STATE_NAME, TrainState, fresh
 from .step import iterate
+from .transfer import transfer
 from .watchdog import watching
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -95,6 +96,8 @@ def _open(config: Config, run_dir: Path, device: torch.device, crew: Crew) -> tu
     state, notes = fresh(config, device), []
     if crew.chief:
         notes = load_newest(state, run_dir)
+        if state.images_seen == 0 and config.training.init_from:
+            notes.append(transfer(state, config.training.init_from))
         write_atomic(run_dir / "config.json", json.dumps(configs.to_dict(config), indent=2) + "\n")
     crew.share_state(state)
     for network in (state.G, state.D):
