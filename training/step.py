@@ -51,7 +51,9 @@ def iterate(
         optim.set_lr(optimizer, stage.lr)
     stats = dict(also or {})
     for turn in range(config.loss.n_critic):
+        crew.begin("reading pictures")
         parts = load(state, loader, stage, split)
+        crew.begin("computing")
         found = (stats if turn == 0 else {}) | d_gradients(state, stage, parts)
         state.images_seen += stage.batch
         added = crew.add([*optim.gradients(state.opt_d), *found.values()])
