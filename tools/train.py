@@ -144,7 +144,8 @@ def train(
     torch_device, count = launch.own(pick_device(device)), gpus or int(os.environ.get("WORLD_SIZE", 1))
 
     def run(crew: distributed.Crew) -> int:
-        config, dataset = prepare(data, run_dir, torch_device, count, options, resume=resume)
+        given = data, run_dir, torch_device, count, options
+        config, dataset = crew.one_by_one("data set", lambda: prepare(*given, resume=resume))
         if dry_run:
             _show(config, dataset, str(torch_device))
             return 0

@@ -32,6 +32,7 @@ from .watchdog import watching
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ALARM, BACK = -1, -2  # why a run stops beside signals: for good, or to go on from a healthy state
+REASONS = (*SIGNALS[::-1], ALARM, BACK)  # the first one counts
 
 
 def train(
@@ -147,13 +148,13 @@ def _run(
         before = state.images_seen
         stage = stage_at(config, before)
         # All workers must stop at the same step, whoever has the reason: reasons add up with the statistics.
-        reasons = {str(n): torch.tensor(float(n in stop), device=state.device) for n in (*SIGNALS, ALARM, BACK)}
-        stats = iterate(state, loader, crew, most=micro_batch, also=reasons)
-        found = [int(name) for name in reasons if stats.pop(name) > 0]
-        number = max(found, key=abs, default=0)
+        reasons = torch.tensor([float(reason in stop) for reason in REASONS], device=state.device)
+        stats = iterate(state, loader, crew, most=micro_batch, also={"reasons": reasons})
+        counts = stats.pop("reasons").tolist()
+        number = next((reason for reason, count in zip(REASONS, counts, strict=True) if count), 0)
         if outputs:
-            outputs.add(stage, stats, before, ends=state.images_seen >= total or bool(found))
-            if outputs.fatal and not found:
+            outputs.add(stage, stats, before, ends=state.images_seen >= total or number != 0)
+            if outputs.fatal and not number:
                 stop.append(BACK if outputs.can_go_back else ALARM)
     return number
 

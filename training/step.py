@@ -42,7 +42,7 @@ def iterate(
 
     Everything random is drawn from (seed, images_seen) and the place in the batch, so the state after it depends on the
     state before it only: each worker of the `crew` computes its share, in micro-batches of at most `most` samples, and
-    all get the sum. Returns statistics of the whole batch, and `also`, scalars, added up over the workers.
+    all get the sum. Returns statistics of the whole batch, and `also` added up over the workers.
     """
     config, start = state.settings, state.images_seen
     stage = stage_at(config, start)
