@@ -73,7 +73,7 @@ def train(
             if number != BACK:
                 return number
             notes = [_go_back(state, run_dir, crew)]
-            stop.clear()
+            stop[:] = [reason for reason in stop if reason in SIGNALS]
 
 
 def _loader(config: Config, dataset: Dataset, workers: int, cache: str) -> Loader:
