@@ -14,9 +14,12 @@ from .errors import UserError
 Table = dict[int, float]  # nominal resolution -> value
 
 OBJECTIVES = ("minimax", "nonsaturating", "wasserstein", "hinge", "least_squares", "relativistic")
+LOGISTIC = ("minimax", "nonsaturating", "hinge")  # objectives whose D has 0 between real and generated
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 AUGMENTATIONS = ("color", "translation", "cutout")
+ADA_KINDS = ("blit", "geometry", "color", "filter", "noise", "cutout")  # in the order in which they are done
+ON_COLLAPSE = ("warn", "stop", "rollback")
 METRICS = ("fid", "kid", "precision", "recall", "density", "coverage", "diversity")
 FUSED_SCALES = ("auto", "on", "off")
 ACTIVATIONS = ("lrelu", "relu")
@@ -141,8 +144,15 @@ class OptimizerConfig:
 class TrainingConfig:
     seed: int = 0
     mirror: bool = False
-    augment: tuple[str, ...] = ()  # of AUGMENTATIONS: how everything that D sees is altered
+    augment: tuple[str, ...] = ()  # of AUGMENTATIONS, or "ada" alone: how everything that D sees is altered
+    init_from: str = ""  # the network or run folder whose weights it starts with
+    freeze_d: int = 0  # layers of D next to the pictures that keep their weights
+    ada_kinds: tuple[str, ...] = ADA_KINDS[:3]
+    ada_target: float = 0.6  # mean sign of D's scores of real pictures that "ada" holds
+    ada_speed_kimg: float = 500.0  # in which its probability could go from 0 to 1
+    ada_ceiling: float = 0.8  # which it never passes
     data_digest: str = ""
+    rollbacks: int = 0  # how often the run went back to a healthy state: each halves learning rates, doubles R1 and R2
     shuffle_shards: int = 16  # shards among which pictures are shuffled, where data has more; 0: among all pictures
     ema_half_life_kimg: float = 10.0  # 0: use ema_beta
     ema_rampup: float = 0.0  # the half-life is at most this share of the images seen; 0: no ramp-up
@@ -162,6 +172,7 @@ class OutputConfig:
     metrics: tuple[str, ...] = ()  # of METRICS, measured as the run goes on; the best network by the first is kept
     metrics_kimg: float = 100.0
     metrics_num: int = 2000  # fakes
+    on_collapse: str = "warn"  # of ON_COLLAPSE: what follows an alarm that a run does not recover from by itself
 
 
 @dataclass(frozen=True)
@@ -215,8 +226,11 @@ def override(config: Config, assignment: str) -> Config:
     return dataclasses.replace(config, **{section_name: dataclasses.replace(section, **{name: value})})
 
 
+_FREE = (("schedule", "total_kimg"), ("training", "rollbacks"))
+
+
 def difference(ours: Config, theirs: Config) -> list[str]:
-    """One line a field that differs and would change a run; the total length and the output section may differ."""
+    """One line a field that differs and would change a run; the total length, rollbacks and outputs may differ."""
     lines = []
     a, b = to_dict(ours), to_dict(theirs)
     for name, section in a.items():
@@ -227,7 +241,7 @@ def difference(ours: Config, theirs: Config) -> list[str]:
         else:
             other, prefix = b[name], f"{name}."
         for key, value in section.items():
-            if value != other[key] and (name, key) != ("schedule", "total_kimg"):
+            if value != other[key] and (name, key) not in _FREE:
                 lines.append(f"{prefix}{key}: {value} here, {other[key]} in the saved run")
     return lines
 

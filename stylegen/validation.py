@@ -5,13 +5,16 @@ import math
 
 from .config import (
     ACTIVATIONS,
+    ADA_KINDS,
     AUGMENTATIONS,
     FAMILIES,
     FUSED_SCALES,
     GROWING,
+    LOGISTIC,
     METRICS,
     NORMS,
     OBJECTIVES,
+    ON_COLLAPSE,
     OPTIMIZERS,
     PRECISIONS,
     Config,
@@ -19,6 +22,7 @@ from .config import (
     GeneratorConfig,
     LossConfig,
     ScheduleConfig,
+    TrainingConfig,
     to_dict,
 )
 from .errors import UserError
@@ -65,14 +69,33 @@ def validate(config: Config) -> Config:
     _check(0 <= optimizer.beta1 < 1 and 0 <= optimizer.beta2 < 1, "optimizer betas must lie in 0 to 1")
     kimg = (output.snapshot_kimg, output.preview_kimg, output.metrics_kimg)
     _check(min(kimg) > 0, "output: kimg figures must be above 0")
+    _check_choice("output.on_collapse", output.on_collapse, ON_COLLAPSE)
     _check(output.metrics_num >= 50, f"output.metrics_num is {output.metrics_num}; give at least 50 pictures")
     shards = config.training.shuffle_shards
     _check(shards >= 0, f"training.shuffle_shards is {shards}; accepted: 0 (all) and more")
-    for name in config.training.augment:
-        _check(name in AUGMENTATIONS, f"there is no augmentation {name!r}; accepted: {', '.join(AUGMENTATIONS)}")
+    _check_training(config.training, config.loss, config.discriminator)
     for name in output.metrics:
         _check(name in METRICS, f"there is no metric {name!r}; accepted: {', '.join(METRICS)}")
     return config
+
+
+def _check_training(training: TrainingConfig, loss: LossConfig, d: DiscriminatorConfig) -> None:
+    names = ", ".join(AUGMENTATIONS)
+    if "ada" in training.augment:
+        _check(len(training.augment) == 1, f"augmentation is ada or a list of {names}, not both")
+        signed = loss.objective in LOGISTIC
+        _check(signed, f"augmentation by ada goes by the signs of D's scores, which {loss.objective} has not: {names}")
+    else:
+        unknown = [name for name in training.augment if name not in AUGMENTATIONS]
+        _check(not unknown, f"there is no augmentation {', '.join(unknown)}; accepted: ada, or a list of {names}")
+    unknown = [name for name in training.ada_kinds if name not in ADA_KINDS]
+    _check(not unknown, f"training.ada_kinds: there is no {', '.join(unknown)}; accepted: {', '.join(ADA_KINDS)}")
+    _check(len(training.ada_kinds) > 0, f"training.ada_kinds is empty; accepted: {', '.join(ADA_KINDS)}")
+    _check(-1 < training.ada_target < 1, f"training.ada_target is {training.ada_target}; accepted: -1 to 1")
+    _check(training.ada_speed_kimg > 0, f"training.ada_speed_kimg is {training.ada_speed_kimg}; it must be above 0")
+    _check(0 < training.ada_ceiling <= 1, f"training.ada_ceiling is {training.ada_ceiling}; accepted: above 0, up to 1")
+    most = d.hidden_layers if d.family == "mlp" else d.levels - 1
+    _check(0 <= training.freeze_d <= most, f"training.freeze_d is {training.freeze_d}; accepted: 0 to {most} layers")
 
 
 def _check_networks(g: GeneratorConfig, d: DiscriminatorConfig) -> None:

@@ -110,6 +110,8 @@ def test_training_and_resume(loss: str, tmp_path: Path) -> None:
 def test_unknown_kinds_are_refused(tmp_path: Path) -> None:
     data = data_zip(tmp_path / "noise.zip")
     result = invoke([*train_arguments(data, tmp_path / "run"), "--augment", "color,rotation"], code=2)
-    assert "'rotation' is not one of 'color', 'translation', 'cutout'" in error_line(result.stderr)
+    assert "'rotation' is not one of 'color', 'translation', 'cutout', 'ada'" in error_line(result.stderr)
     result = invoke([*train_arguments(data, tmp_path / "run"), "--set", "training.augment=rotation"], code=2)
-    assert "there is no augmentation 'rotation'; accepted: color, translation, cutout" in error_line(result.stderr)
+    assert "there is no augmentation rotation; accepted: ada, or a list of color, translation, cutout" in error_line(
+        result.stderr
+    )

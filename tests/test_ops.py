@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
+from torch.nn import functional as F
 
 from stylegen import ops
 from stylegen.ops import native
+from stylegen.ops.sample2d import _add, _add_sorted
 
 GOLDEN = Path(__file__).parent / "golden"
 BIAS_ACT = np.load(GOLDEN / "ops_bias_act.npz")
@@ -97,6 +99,27 @@ def test_upfirdn2d_edge_is_a_blur_that_is_cut_and_then_a_box(size):
     adjoint = ops.upfirdn2d(g, taps[2], padding=1, edge=1 / 8)
     for result in (y, composed):
         torch.testing.assert_close(torch.autograd.grad(result, x, g)[0], adjoint)
+
+
+@pytest.mark.parametrize("nearest", [False, True])
+def test_sample2d_is_grid_sample_with_a_second_gradient(nearest):
+    x, at = torch.randn(2, 3, 5, 4, dtype=torch.float64).requires_grad_(), torch.rand(2, 6, 3, 2, dtype=torch.float64)
+    at = at * 2.4 - 1.2  # past the border too
+    at[0, 0, 0], at[0, 0, 1], at[1, 0, 0] = 1, -1, torch.tensor([1 / 3, -1 / 2])  # pixels
+    expected = F.grid_sample(x, at, "nearest" if nearest else "bilinear", "border", align_corners=True)
+    found = ops.sample2d(x, at, nearest=nearest)
+    g = torch.randn_like(found)
+    assert found.equal(expected)
+    torch.testing.assert_close(torch.autograd.grad(found, x, g), torch.autograd.grad(expected, x, g))
+    assert gradgradcheck(lambda x: ops.sample2d(x, at, nearest=nearest).sin(), x)
+
+
+def test_sample2d_adds_alike_on_other_devices():
+    index, values = torch.randint(0, 7, (2, 50)), torch.randn(2, 3, 50, dtype=torch.float64)
+    one, other = torch.zeros(2, 2, 3, 9, dtype=torch.float64)
+    _add(one[:, :, 1:], index, values)
+    _add_sorted(other[:, :, 1:], index, values)
+    torch.testing.assert_close(one, other)
 
 
 def test_adain_epilogue_formula():

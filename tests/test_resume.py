@@ -14,7 +14,7 @@ import pytest
 from tiny import PROGRAM, data_zip, invoke, rows, train_arguments
 
 from stylegen.checkpoint import load_tensors
-from stylegen.training import loop
+from stylegen.training import loop, outputs
 from stylegen.training.state import saved_config
 
 SEED = int(os.environ.get("STYLEGEN_TEST_SEED", time.time_ns() % 2**32))
@@ -200,28 +200,28 @@ def test_second_interrupt_ends_at_once(data: Path, tmp_path: Path) -> None:
 
 
 def test_interrupted_before_the_first_step(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    preview = loop.preview
+    preview = outputs.preview
 
     def interrupted(*arguments: object) -> None:
-        monkeypatch.setattr(loop, "preview", preview)
+        monkeypatch.setattr(outputs, "preview", preview)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(loop, "preview", interrupted)
+    monkeypatch.setattr(outputs, "preview", interrupted)
     invoke(train_arguments(data, tmp_path / "run"))
     assert saved_config(tmp_path / "run" / "state.ckpt")[1] == 8
 
 
 def test_a_stop_leaves_the_network_of_its_kimg(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, preview, before = tmp_path / "run", loop.preview, b"the snapshot of 0 kimg"
+    run, preview, before = tmp_path / "run", outputs.preview, b"the snapshot of 0 kimg"
 
     def interrupted(*arguments: object) -> None:
-        monkeypatch.setattr(loop, "preview", preview)
-        loop.network_path(run, 0).write_bytes(before)
+        monkeypatch.setattr(outputs, "preview", preview)
+        outputs.network_path(run, 0).write_bytes(before)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(loop, "preview", interrupted)
+    monkeypatch.setattr(outputs, "preview", interrupted)
     invoke(train_arguments(data, run))
-    assert loop.network_path(run, 0).read_bytes() == before and (run / "state.ckpt").exists()
+    assert outputs.network_path(run, 0).read_bytes() == before and (run / "state.ckpt").exists()
 
 
 VARIANTS = {

@@ -26,6 +26,12 @@ FIELDS: dict[str, tuple[str, str | None]] = {
     "gamma": ("loss.r1_gamma", None),
     "mirror": ("training.mirror", None),
     "augment": ("training.augment", None),
+    "ada_kinds": ("training.ada_kinds", None),
+    "ada_target": ("training.ada_target", None),
+    "ada_speed_kimg": ("training.ada_speed_kimg", None),
+    "ada_ceiling": ("training.ada_ceiling", None),
+    "init_from": ("training.init_from", None),
+    "freeze_d": ("training.freeze_d", None),
     "seed": ("training.seed", None),
     "precision": ("training.precision", None),
     "shuffle_shards": ("training.shuffle_shards", None),
@@ -34,6 +40,7 @@ FIELDS: dict[str, tuple[str, str | None]] = {
     "keep_networks": ("output.keep_networks", None),
     "metrics": ("output.metrics", None),
     "metrics_kimg": ("output.metrics_kimg", None),
+    "on_collapse": ("output.on_collapse", None),
 }
 
 
@@ -91,9 +98,33 @@ def _started(preset: str, cond: bool | None, dataset: "Dataset", gpus: int, opti
 
     gpus = gpus if preset in presets.BY_GPUS else 1
     config = presets.preset(preset, dataset.size, dataset.channels, _label_size(cond, dataset), gpus)
+    if options["init_from"]:
+        config = _transferred(config, options["init_from"])
     config = _apply(config, options)
     training = dataclasses.replace(config.training, data_digest=dataset.digest)
     return _checked(presets.resolve(dataclasses.replace(config, training=training)))
+
+
+def _transferred(config: "Config", source: str) -> "Config":
+    """A run that starts from another network: at its level, and with `ada` five times as fast (as in its paper)."""
+    from stylegen.checkpoint import parse_network, read_metadata, resolve_network
+    from stylegen.config import GROWING, levels_of, resolution_of
+
+    path = resolve_network(source)
+    theirs, provenance = parse_network(path, read_metadata(path))
+    ours = config.generator
+    if (theirs.family, theirs.base) != (ours.family, ours.base):
+        given = f"a {theirs.family} that grows from {theirs.base[1]}x{theirs.base[0]}"
+        raise UserError(
+            f"--init-from {source} is {given}, this run's a {ours.family} from {ours.base[1]}x{ours.base[0]}; "
+            "choose another --preset, or data of another shape"
+        )
+    config = _replace(config, "training.ada_speed_kimg", 100.0)
+    if ours.family not in GROWING:
+        return config
+    reached = list(provenance.get("resolution") or resolution_of(theirs, theirs.levels - 1))
+    level = max((k for k in levels_of(ours) if list(resolution_of(ours, k)) <= reached), default=0)
+    return _replace(config, "schedule.initial_level", level)
 
 
 def _continued(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stylegen.config import AUGMENTATIONS, METRICS
+from stylegen.config import ADA_KINDS, AUGMENTATIONS, METRICS, ON_COLLAPSE
 from stylegen.presets import AUTO_GAMMA, LOSSES, PRESETS
 
 from . import launch
@@ -62,10 +62,16 @@ class ListType(click.Choice):
 @click.option("--mirror/--no-mirror", default=None, help="Flip half of the pictures.  [default: no]")
 @click.option(
     "--augment",
-    type=ListType(AUGMENTATIONS),
+    type=ListType((*AUGMENTATIONS, "ada")),
     metavar="LIST",
-    help=f"Alter all that D sees, for few pictures: {','.join(AUGMENTATIONS)}.  [default: no]",
+    help=f"Alter all that D sees, for few pictures: ada, or {','.join(AUGMENTATIONS)}.  [default: no]",
 )
+@click.option("--ada-kinds", type=ListType(ADA_KINDS), metavar="LIST", help="Of ada.  [default: blit,geometry,color]")
+@click.option("--ada-target", type=float, help="Mean sign of D's scores of real pictures to hold.  [default: 0.6]")
+@click.option("--ada-speed-kimg", type=POSITIVE, help="How long ada's p takes from 0 to 1.  [default: 500]")
+@click.option("--ada-ceiling", type=POSITIVE, help="What ada's p never passes.  [default: 0.8]")
+@click.option("--init-from", metavar="RUN|NETWORK", help="Start with its weights, at its resolution.")
+@click.option("--freeze-d", type=click.IntRange(min=0), help="Layers of D, from the pictures, that keep their weights.")
 @click.option("--cond/--no-cond", default=None, help="Train on the data's labels.  [default: no]")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.  [default: 0]")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
@@ -82,6 +88,9 @@ class ListType(click.Choice):
     "--metrics", type=ListType(METRICS), metavar="LIST", help="Measure as it trains, as fid,kid; keeps the best."
 )
 @click.option("--metrics-kimg", type=POSITIVE, help="How often.  [default: 100]")
+@click.option(
+    "--on-collapse", type=click.Choice(ON_COLLAPSE), help="When a run goes wrong: tell, or end it too.  [default: warn]"
+)
 @click.option("--set", "assignments", multiple=True, metavar="SECTION.FIELD=VALUE", help="Any field of config.json.")
 @click.option("--gpus", type=click.IntRange(min=1), help="Workers on this machine, a GPU each.  [default: 1]")
 @click.option("--restarts", type=click.IntRange(min=0), default=0, show_default=True, help="Of workers that die.")
@@ -115,13 +124,16 @@ def train(
       stylegen train photos.zip --out runs/photos --preset small-64 --mirror --kimg 800
       stylegen train photos.zip --out runs/photos --resume
       stylegen train 'shards/shard-{000000..000127}.tar' --out runs/many --cache /scratch/levels
-      stylegen train few.zip --out runs/few --mirror --augment color,translation,cutout
+      stylegen train few.zip --out runs/few --mirror --augment ada
+      stylegen train cats.zip --out runs/cats --init-from runs/dogs --freeze-d 2
       stylegen train fashion.zip --out runs/fashion --preset small-32 --cond
       stylegen train faces.zip --out runs/faces --preset stylegan-1024 --resolution 256 --dry-run
       stylegen train faces.zip --out runs/wgan --loss wgan-gp --set loss.n_critic=2
     """
     from stylegen.training import distributed, loop, saver, share
 
+    for name in ("ada_kinds", "ada_target", "ada_speed_kimg", "ada_ceiling"):
+        needs(name, options["augment"] == ("ada",) or resume, "without --augment ada")
     needs("restarts", (gpus or 1) > 1, "without --gpus 2 or more")
     if distributed.launched() and gpus and not launch.ours():
         raise click.UsageError("--gpus: another launcher has started this worker already; leave the number to it")
@@ -132,7 +144,8 @@ def train(
     torch_device, count = launch.own(pick_device(device)), gpus or int(os.environ.get("WORLD_SIZE", 1))
 
     def run(crew: distributed.Crew) -> int:
-        config, dataset = prepare(data, run_dir, torch_device, count, options, resume=resume)
+        given = data, run_dir, torch_device, count, options
+        config, dataset = crew.one_by_one("data set", lambda: prepare(*given, resume=resume))
         if dry_run:
             _show(config, dataset, str(torch_device))
             return 0

@@ -3,6 +3,7 @@
 Any launcher that sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT will do: `stylegen train --gpus`, torchrun.
 """
 
+import itertools
 import json
 import os
 import socket
@@ -40,6 +41,7 @@ class Crew:
         self.rank, self.size, self.store, self.timeout = rank, size, store, timeout
         self.host = socket.gethostname()
         self.now = ("starting", time.time())
+        self._times = itertools.count()
 
     @property
     def chief(self) -> bool:
@@ -93,12 +95,12 @@ class Crew:
             return
         self.begin("sharing the state")
         assert self.store
-        tensors = state.tensors()
+        tensors, key = state.tensors(), f"state {next(self._times)}"
         if self.chief:
             outline = [(name, list(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()]
-            self.store.set("state", json.dumps([state.images_seen, outline]))
+            self.store.set(key, json.dumps([state.images_seen, outline]))
         with self.contact():
-            images_seen, outline = json.loads(self.store.get("state"))
+            images_seen, outline = json.loads(self.store.get(key))
         found = {}
         for name, shape, kind in outline:
             found[name] = torch.empty(shape, dtype=getattr(torch, kind), device=state.device)

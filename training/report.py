@@ -26,6 +26,7 @@ from .schedule import Stage, stage_at, total_images
 from .state import TrainState
 
 MAX_SHEET_PX = 1024
+SHOWN = {"loss/d": "loss/d", "loss/g": "loss/g", "signs/real": "r_t", "health/diversity": "diversity"}
 
 
 class Reporter:
@@ -37,7 +38,8 @@ class Reporter:
 
     def __init__(self, config: Config, run_dir: Path, images_seen: int):
         self.run_dir, self.started, self.total = run_dir, time.monotonic(), total_images(config)
-        self.elapsed_before = _cut_stats(run_dir / "stats.jsonl", images_seen)
+        rows = cut_rows(run_dir / "stats.jsonl", images_seen)
+        self.elapsed_before = rows[-1]["elapsed_sec"] if rows else 0.0
         self.events, self.terminal = _Events(run_dir, images_seen), _Terminal()
         self.bar = tqdm(
             total=self.total,
@@ -54,7 +56,7 @@ class Reporter:
         """A line to the terminal and to log.txt, there with the time."""
         if show:
             self.bar.write(line, file=self.terminal)
-        _append(self.run_dir / "log.txt", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n".encode())
+        append(self.run_dir / "log.txt", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n".encode())
 
     def add(self, config: Config, stage: Stage, stats: dict[str, Tensor], images_seen: int) -> None:
         """Counts an iteration in."""
@@ -64,8 +66,8 @@ class Reporter:
         self.bar.set_description_str(stage_text(config, stage), refresh=False)
         self.bar.update(min(images_seen, self.total) - self.bar.n)
 
-    def report(self, stage: Stage, images_seen: int) -> None:
-        """Writes the means since the last report."""
+    def report(self, stage: Stage, images_seen: int) -> dict[str, Any]:
+        """Writes the means since the last report, and returns the row."""
         now = time.monotonic()
         rate = (images_seen - self.last_image) / max(now - self.last_time, 1e-9)
         row: dict[str, Any] = {
@@ -81,15 +83,19 @@ class Reporter:
         }
         means = {name: float(total) / count for name, (total, count) in self.sums.items()}
         row |= {name: float(f"{value:.6g}") for name, value in (means | self.noted).items()}
-        _append(self.run_dir / "stats.jsonl", f"{json.dumps(row)}\n".encode())
+        append(self.run_dir / "stats.jsonl", f"{json.dumps(row)}\n".encode())
         self.events.add({name: v for name, v in row.items() if name not in ("images_seen", "resolution")}, images_seen)
-        shown = {name: means[name] for name in ("loss/d", "loss/g") if name in means}
-        self.bar.set_postfix({name: f"{mean:.3f}" for name, mean in shown.items()}, refresh=False)
         self._restart(images_seen)
+        return row
+
+    def show(self, row: dict[str, Any], alarms: list[str]) -> None:
+        """Puts a row's main figures, and the alarms that stand, at the end of the bar."""
+        shown = {short: f"{row[name]:.3g}" for name, short in SHOWN.items() if name in row}
+        self.bar.set_postfix(shown | ({"ALARM": "+".join(alarms)} if alarms else {}), refresh=False)
 
     def note(self, figures: dict[str, float], seconds: float) -> None:
         """Puts figures into the next report, and leaves the seconds that they took out of its rate."""
-        self.noted = figures
+        self.noted |= figures
         self.last_time += seconds
 
     @property
@@ -103,7 +109,7 @@ class Reporter:
 
     def _restart(self, images_seen: int) -> None:
         self.sums: dict[str, tuple[Any, int]] = {}
-        self.noted = {}
+        self.noted: dict[str, float] = {}
         self.last_time, self.last_image = time.monotonic(), images_seen
 
 
@@ -204,18 +210,19 @@ class _Events:
         assert self.path
         record = io.BytesIO()
         self.RecordWriter(record).write(self.Event(**fields).SerializeToString())
-        _append(self.path, record.getvalue())
+        append(self.path, record.getvalue())
 
 
-def _append(path: Path, data: bytes) -> None:
+def append(path: Path, data: bytes) -> None:
+    """Adds `data` to a file. Raises OSError, which names the file."""
     with naming(path), open(path, "ab") as file:
         file.write(data)
 
 
-def _cut_stats(path: Path, images_seen: int) -> float:
-    """Drops the rows after `images_seen`, which the resumed run writes again; returns the seconds trained before."""
+def cut_rows(path: Path, images_seen: int) -> list[dict[str, Any]]:
+    """Drops the rows after `images_seen`, which the resumed run writes again; returns the others."""
     if not path.exists():
-        return 0.0
+        return []
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -225,4 +232,4 @@ def _cut_stats(path: Path, images_seen: int) -> float:
         if row["images_seen"] <= images_seen:
             rows.append(row)
     write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
-    return rows[-1]["elapsed_sec"] if rows else 0.0
+    return rows

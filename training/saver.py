@@ -1,6 +1,7 @@
 """States on disk: written while training goes on, the newest few kept, and the newest whole one found again."""
 
 import os
+import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -11,11 +12,12 @@ from torch import Tensor
 from stylegen.checkpoint import save_tensors
 from stylegen.config import Config
 from stylegen.errors import DamagedError
-from stylegen.files import check_room
+from stylegen.files import atomic_path, check_room
 
 from .state import STATE_NAME, TrainState, saved_config
 
 DAMAGED = "damaged.ckpt"
+HEALTHY = "healthy.ckpt"  # of a run that goes back to it after an alarm
 SPARE = 2**16  # bytes that must be left on the disk
 
 
@@ -67,6 +69,14 @@ def load_newest(state: TrainState, run_dir: Path) -> list[str]:
     return []
 
 
+def load_healthy(state: TrainState, run_dir: Path) -> None:
+    """Loads the last healthy state; those after it go. Raises UserError, OSError."""
+    state.load(run_dir / HEALTHY)
+    for later in run_dir.glob("state-*.ckpt"):
+        if later.name >= kept_name(state.images_seen):
+            later.unlink()
+
+
 def kept_name(images_seen: int) -> str:
     """state-000012.400.ckpt"""
     return f"state-{images_seen / 1000:010.3f}.ckpt"
@@ -81,16 +91,21 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, "save")
         self._under_way: Future[None] | None = None
         self._copies: dict[str, Tensor] = {}
+        self._well = False  # whether the newest state on disk is
 
-    def save(self, state: TrainState) -> None:
-        """Starts to save the state as it is now; first waits for the one before, and raises what became of it."""
+    def save(self, state: TrainState, *, well: bool = False) -> None:
+        """Starts to save the state as it is now; first waits for the one before, and raises what became of it.
+
+        Where this one is `well` and the one before it was, that one is kept as HEALTHY: trouble shows with a delay.
+        """
         self.wait()
         for name, tensor in (tensors := state.tensors()).items():
             if name not in self._copies or self._copies[name].shape != tensor.shape:
                 self._copies[name] = torch.empty_like(tensor, device="cpu")
             self._copies[name].copy_(tensor)
         copies = {name: self._copies[name] for name in tensors}
-        self._under_way = self._thread.submit(self._write, copies, state.metadata())
+        healthy, self._well = well and self._well and state.config.output.on_collapse == "rollback", well
+        self._under_way = self._thread.submit(self._write, copies, state.metadata(), healthy)
 
     def check(self) -> None:
         """Raises OSError where a state could not be written; does not wait."""
@@ -109,7 +124,7 @@ class Saver:
             self.wait()
         self._thread.shutdown()
 
-    def _write(self, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    def _write(self, tensors: dict[str, Tensor], metadata: dict[str, str], healthy: bool) -> None:
         path = self.run_dir / STATE_NAME
         needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) + SPARE
         older = saved_states(self.run_dir)[1:]
@@ -119,17 +134,20 @@ class Saver:
                 break
             older.pop().unlink()
         check_room(path, needed)
+        if path.exists() and healthy:
+            _also(path, self.run_dir / HEALTHY)
         if path.exists() and self.keep > 1:
-            self._keep(path)
+            _also(path, self.run_dir / kept_name(saved_config(path)[1]))
         save_tensors(path, tensors, metadata, checksum=True)
         for old in saved_states(self.run_dir)[self.keep :]:
             old.unlink()
 
-    def _keep(self, path: Path) -> None:
-        """Gives the newest state a second name, under which it stays when the next one takes its place."""
-        kept = self.run_dir / kept_name(saved_config(path)[1])
-        kept.unlink(missing_ok=True)
-        try:
-            os.link(path, kept)
-        except OSError:  # a file system without links: `load_newest` finds it there too
-            os.replace(path, kept)
+
+def _also(path: Path, other: Path) -> None:
+    """Gives a state a second name, under which it stays when the next one takes its place."""
+    other.unlink(missing_ok=True)
+    try:
+        os.link(path, other)
+    except OSError:  # a file system without links
+        with atomic_path(other) as temporary:
+            shutil.copyfile(path, temporary)

@@ -2,20 +2,22 @@
 
 import copy
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stylegen import __version__, config as configs
 from stylegen.checkpoint import load_tensors, read_metadata, save_tensors
-from stylegen.config import Config
+from stylegen.config import GROWING, Config
 from stylegen.errors import UserError
 from stylegen.networks import build_discriminator, build_generator
 from stylegen.precision import prepare
 
 from . import optim, rng
+from .alarms import calmer
 from .schedule import stage_at
 
 FORMAT, VERSION = "stylegen-state", "1"
@@ -34,10 +36,21 @@ class TrainState:
     opt_g: torch.optim.Optimizer
     opt_d: torch.optim.Optimizer
     images_seen: int = 0
+    ada: Tensor = field(
+        default_factory=lambda: torch.zeros(3, dtype=torch.float64)
+    )  # p, signs of reals, reals since p moved
 
     @property
     def device(self) -> torch.device:
         return next(self.G.parameters()).device
+
+    @property
+    def settings(self) -> Config:
+        """The configuration as it is in force: calmer after every time that the run went back to a healthy state."""
+        config = self.config
+        for _ in range(config.training.rollbacks):
+            config = calmer(config)
+        return config
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the state by name; they share memory with the state."""
@@ -47,7 +60,7 @@ class TrainState:
         for prefix, optimizer, module in (("opt_g", self.opt_g, self.G), ("opt_d", self.opt_d, self.D)):
             moments = optim.state_tensors(optimizer, list(module.named_parameters()))
             named |= {f"{prefix}/{name}": tensor for name, tensor in moments.items()}
-        return named
+        return named | ({"ada": self.ada} if "ada" in self.config.training.augment else {})
 
     def metadata(self) -> dict[str, str]:
         """What a file of the state says beside the tensors."""
@@ -84,6 +97,8 @@ class TrainState:
             module.load_state_dict(_part(tensors, prefix))
         for prefix, optimizer, module in (("opt_g", self.opt_g, self.G), ("opt_d", self.opt_d, self.D)):
             optim.load_state_tensors(optimizer, list(module.named_parameters()), _part(tensors, prefix))
+        if "ada" in tensors:
+            self.ada = tensors["ada"].cpu()
         self.images_seen = images_seen
 
 
@@ -96,8 +111,25 @@ def fresh(config: Config, device: torch.device) -> TrainState:
     G_ema = copy.deepcopy(G).eval().requires_grad_(False)
     lr = stage_at(config, 0).lr
     scale = 16.0 if config.training.precision == "fp16" else 0.0
-    opt_g, opt_d = (optim.build(module.parameters(), config.optimizer, lr, scale) for module in (G, D))
+    freeze(D, config.training.freeze_d)
+    trained = ([p for p in module.parameters() if p.requires_grad] for module in (G, D))
+    opt_g, opt_d = (optim.build(parameters, config.optimizer, lr, scale) for parameters in trained)
     return TrainState(config, G, D, G_ema, opt_g, opt_d)
+
+
+def freeze(D: Any, count: int) -> None:
+    """Has the `count` layers of D next to the pictures keep their weights (Mo et al. 2020, "Freeze the Discriminator").
+
+    A layer of a growing D is a level: its block, and what takes pictures in.
+    """
+    layers: list[nn.Module]
+    if D.config.family in GROWING:
+        levels = range(D.config.levels - 1, D.config.levels - 1 - count, -1)
+        layers = [module for level in levels for module in (D.from_rgb[level], D.blocks[level - 1])]
+    else:
+        layers = list(getattr(D, "layers", None) or D.hidden)[:count]
+    for layer in layers:
+        layer.requires_grad_(False)
 
 
 def parse_state(path: Path, metadata: dict[str, str]) -> tuple[Config, int]:

@@ -13,6 +13,7 @@ from stylegen.networks.layers import shared_kernels
 from stylegen.networks.stylegan import Generator as StyleGAN
 
 from . import ema, losses, optim, rng
+from .ada import ada, adapt
 from .augment import augment
 from .dataset import Loader
 from .distributed import ALONE, Crew
@@ -21,6 +22,7 @@ from .share import Share, group_of, shares
 from .state import TrainState
 
 Stats = dict[str, Tensor]
+ADA_STEPS = 4  # of D, between two looks at how well it knows the reals
 AVERAGE_W = "w"  # beside the statistics: the mean of w over the batch, [style_size]
 
 
@@ -40,9 +42,9 @@ def iterate(
 
     Everything random is drawn from (seed, images_seen) and the place in the batch, so the state after it depends on the
     state before it only: each worker of the `crew` computes its share, in micro-batches of at most `most` samples, and
-    all get the sum. Returns statistics of the whole batch, and `also`, scalars, added up over the workers.
+    all get the sum. Returns statistics of the whole batch, and `also` added up over the workers.
     """
-    config, start = state.config, state.images_seen
+    config, start = state.settings, state.images_seen
     stage = stage_at(config, start)
     split = shares(stage.batch, group_of(config), crew.rank, crew.size, most)
     for optimizer in (state.opt_g, state.opt_d):
@@ -58,11 +60,11 @@ def iterate(
         if turn == config.loss.n_critic - 1:  # while the others' gradients come in
             fakes = fake_images(state, stage, parts[0], "g")
         added()
-        stats |= update(state, "d", found)
+        stats |= update(state, "d", stage.batch, found)
         ema.update(state.G_ema, state.G, ema.beta(config.training, stage.batch, state.images_seen))
     found = g_gradients(state, stage, parts, fakes, crew)
     crew.add([*optim.gradients(state.opt_g), *found.values()])()
-    stats |= update(state, "g", found)
+    stats |= update(state, "g", stage.batch, found)
     if phase_of(config, start) != phase_of(config, state.images_seen):
         optim.reset(state.opt_g)
         optim.reset(state.opt_d)
@@ -81,7 +83,7 @@ def load(state: TrainState, loader: Loader, stage: Stage, split: list[Share]) ->
 
 def d_gradients(state: TrainState, stage: Stage, parts: list[Part]) -> Stats:
     """Puts the gradients of D's loss into its parameters; returns statistics."""
-    config, seen = state.config, state.images_seen
+    config, seen = state.settings, state.images_seen
     loss_config = config.loss
     every = loss_config.penalty_interval * stage.batch
     draw = rng.generator(config.training.seed, "d/loss", seen)
@@ -115,7 +117,9 @@ def g_gradients(state: TrainState, stage: Stage, parts: list[Part], first: tuple
     first: the pictures of the first part. Reals matter to relativistic objectives and feature matching only.
     """
     stats: Stats = {}
-    state.D.requires_grad_(False)
+    trained = [parameter for parameter in state.D.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
     state.opt_g.zero_grad()
     for number, part in enumerate(parts):
         fakes, averages = first if number == 0 else fake_images(state, stage, part, "g")
@@ -123,15 +127,16 @@ def g_gradients(state: TrainState, stage: Stage, parts: list[Part], first: tuple
         discriminate = _discriminate(state, stage, eyes)
         features = _features(state, stage, eyes, crew, part.share.total)
         loss, found = losses.g_loss(
-            state.config.loss, discriminate, fakes, part.labels, reals=part.reals, features=features
+            state.settings.loss, discriminate, fakes, part.labels, reals=part.reals, features=features
         )
         _add(stats, found | averages, part.share.weight)
         optim.backward(_weighed(loss, part.share.weight), state.opt_g)
-    state.D.requires_grad_(True)
+    for parameter in trained:
+        parameter.requires_grad_(True)
     return stats
 
 
-def update(state: TrainState, role: str, stats: Stats) -> Stats:
+def update(state: TrainState, role: str, batch: int, stats: Stats) -> Stats:
     """Applies the gradients at hand to D ("d") or G ("g"), and moves the average of w; returns the statistics."""
     stats = dict(stats)
     if AVERAGE_W in stats:
@@ -141,6 +146,9 @@ def update(state: TrainState, role: str, stats: Stats) -> Stats:
     stats[f"skipped/{role}"] = torch.tensor(float(norm is None))
     if norm is not None:
         stats[f"health/grad_norm_{role}"] = norm
+    if role == "d" and "ada" in state.config.training.augment:
+        _adapt(state, float(stats["signs/real"]), batch)
+        stats["augment/p"] = state.ada[0].clone()
     if role == "d" and (limit := state.config.loss.weight_clip) > 0:
         losses.clip_weights(state.D, limit)
     return stats
@@ -188,6 +196,16 @@ def mixing_cut(config: Config, stage: Stage, uniform: list[float]) -> int:
     return 1 + int(uniform[1] * (2 * (stage.level + 1) - 1))
 
 
+def _adapt(state: TrainState, signs: float, batch: int) -> None:
+    """Counts a batch of reals in, and every ADA_STEPS batches moves the probability of `ada`."""
+    training, seen = state.config.training, state.images_seen
+    state.ada[1:] += torch.tensor([signs * batch, batch])
+    if due(ADA_STEPS * batch, seen - batch, seen):
+        p, total, reals = state.ada.tolist()
+        limits = training.ada_target, training.ada_speed_kimg, training.ada_ceiling
+        state.ada = torch.tensor([adapt(p, total / reals, int(reals), *limits), 0, 0], dtype=torch.float64)
+
+
 def _add(sums: Stats, found: Stats, weight: float) -> None:
     for name, value in found.items():
         sums[name] = sums.get(name, 0) + _weighed(value, weight)
@@ -208,7 +226,10 @@ def _eyes(state: TrainState, role: str, seen: int, share: Share) -> Callable[[Te
     def eyes(images: Tensor) -> Tensor:
         batches = range(len(images) // len(share.indices))
         which = [batch * share.total + index for batch in batches for index in share.indices]
-        return augment(images, training.augment, rng.Numbers(draw, len(batches) * share.total, which))
+        numbers = rng.Numbers(draw, len(batches) * share.total, which)
+        if "ada" in training.augment:
+            return ada(images, float(state.ada[0]), numbers, training.ada_kinds)
+        return augment(images, training.augment, numbers)
 
     return eyes
 

@@ -7,6 +7,7 @@ from .conv import conv2d, conv_transpose2d, input_gradients_only
 from .native import reference, referenced
 from .pixel_norm import pixel_norm
 from .resample import blur2d, down_conv2d, down_kernel, up_conv2d, up_kernel
+from .sample2d import sample2d
 from .upfirdn2d import setup_filter, upfirdn2d
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "pixel_norm",
     "reference",
     "referenced",
+    "sample2d",
     "scaled_cast",
     "setup_filter",
     "up_conv2d",
