@@ -152,13 +152,15 @@ def test_workers_that_disagree(what: str, case: Case) -> None:
 
 
 def test_a_worker_that_is_stuck(case: Case) -> None:
-    with case.start("--timeout", 4, fault=STUCK.format(seconds=1000), rank=1) as process:
+    fault = "from stylegen.training import watchdog; watchdog.GRACE_SEC = 3\n" + STUCK.format(seconds=1000)
+    with case.start("--timeout", 4, fault=fault, rank=1) as process:
         until(lambda: case.trains(4), of=process)
         begun = time.monotonic()
         code = process.wait(60)
-        assert code == 1 and time.monotonic() - begun < 25
+        assert code == 1 and time.monotonic() - begun < 20
     assert "rank 0 on" in case.error and f"rank 1 on {os.uname().nodename} was reading pictures for" in case.error
     assert "has been reading pictures for" in case.said, "its own warning"
+    assert "ends, stuck in reading pictures: another worker has given up" in case.said
 
 
 def test_a_process_alone_that_is_stuck_says_so(case: Case) -> None:
@@ -198,7 +200,7 @@ def test_told_to_stop(number: int, whom: str, code: int, case: Case, whole: Path
 
 
 @pytest.mark.parametrize("when", ["starting", "training"])
-def test_a_killed_launcher_takes_its_workers_along(when: str, case: Case, whole: Path) -> None:
+def test_a_killed_launcher_takes_its_workers_along(when: str, case: Case) -> None:
     with case.start(fault=SLOW, rank=1) as process:
         pids = workers(process.pid)
         if when == "training":
@@ -206,11 +208,7 @@ def test_a_killed_launcher_takes_its_workers_along(when: str, case: Case, whole:
         kill(process.pid)
         process.wait()
         waited = until(lambda: not any(map(alive, pids)), 5 if when == "training" else 10)
-        print(f"workers gone after {waited:.1f} s")
-    if when == "training":
-        with case.start() as process:
-            assert process.wait(60) == 0, case.said
-        assert_same_run(case.run, whole)
+    print(f"workers gone after {waited:.1f} s")
 
 
 def test_a_new_launcher_waits_for_the_workers_of_the_last(case: Case, whole: Path) -> None:

@@ -1,16 +1,13 @@
 """What stylegen train refuses, and how a run ends when something goes wrong: one line, the right exit code, no loss."""
 
-import errno
 import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from tiny import data_zip, error_line, invoke, rows, train_arguments
+from tiny import data_zip, error_line, fill, invoke, rows, train_arguments
 
 from stylegen.checkpoint import load_tensors, save_tensors
 from stylegen.files import exclusive
@@ -196,33 +193,6 @@ def test_non_finite_weights_are_not_saved(data: Path, tmp_path: Path, monkeypatc
         train_arguments(data, run, "--snapshot-kimg", ".008"), 1, "G/", "non-finite at 0.024", str(run / "state.ckpt")
     )
     assert saved_config(run / "state.ckpt")[1] == 16
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a small file system: {mounted.stderr.decode().strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def fill(disk: Path, spare_kb: int) -> Path:
-    """Leaves `spare_kb` on the disk."""
-    path, block = disk / "filler", bytes(4096)
-    with open(path, "wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(block)
-        except OSError as error:
-            assert error.errno == errno.ENOSPC
-        file.truncate(max(0, file.tell() - spare_kb * 1024))
-    return path
 
 
 def test_full_disk_while_the_state_is_saved(data: Path, disk: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Data and runs that are small enough for tests: pictures of noise, networks of eight channels."""
 
+import errno
 import io
 import json
 import sys
@@ -142,3 +143,16 @@ def projected(network: Path, images: list[str], out: Path, *options: str, code: 
     """`stylegen project`, quick."""
     quick = ["--steps", "6", "--starts", "8"]
     return invoke(["project", *images, "--network", str(network), "--out", str(out), *quick, *options], code)
+
+
+def fill(disk: Path, spare_kb: int) -> Path:
+    """Leaves `spare_kb` on the disk."""
+    path, block = disk / "filler", bytes(4096)
+    with open(path, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(block)
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+        file.truncate(max(0, file.tell() - spare_kb * 1024))
+    return path
