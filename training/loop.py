@@ -23,6 +23,7 @@ from stylegen.files import exclusive, remove_leftovers, write_atomic
 from .dataset import Dataset, Loader
 from .distributed import ALONE, Crew, launched, share_statistics
 from .measure import Meter, best_path, best_so_far, better, numbers, told
+from .micro import limits
 from .pictures import describe
 from .report import Reporter, preview, save_reals, stage_text
 from .saver import Saver, load_newest
@@ -46,17 +47,17 @@ def train(
     workers: int = 2,
     cache: str = "auto",
     crew: Crew = ALONE,
-    micro_batch: int | None = None,
+    micro_batch: int | str | None = None,
 ) -> int:
     """Trains until `config.schedule.total_kimg`, going on with the state in `run_dir` if there is one.
 
     Writes config.json, log.txt, stats.jsonl, reals.png, previews, networks and states into `run_dir`. SIGINT and
     SIGTERM finish the iteration and save; returns the number of the signal, 0 for none. Every worker of the `crew`
-    calls this, the first one writes; `micro_batch`: the most samples that one computes at a time. Raises UserError for a
-    state that does not fit and for a non-finite loss, OSError where a file cannot be written, LostWorker; the last
-    saved state stays in every case.
+    calls this, the first one writes; `micro_batch`: the most samples that one computes at a time, "auto": as many as
+    fit its memory. Raises UserError for a state that does not fit and for a non-finite loss, OSError where a file
+    cannot be written, LostWorker; the last saved state stays in every case.
     """
-    check_split(config, crew.size, micro_batch is not None)
+    check_split(config, crew.size, isinstance(micro_batch, int))
     with ExitStack() as stack:
         if crew.chief:
             (run_dir / "previews").mkdir(parents=True, exist_ok=True)
@@ -69,12 +70,13 @@ def train(
         loader = stack.enter_context(crew.one_by_one("data", lambda: _loader(config, dataset, workers, cache)))
         crew.preflight(device, {"data": dataset.digest, "configuration": _digest(config), "version": __version__})
         state, notes = _open(config, run_dir, device, crew)
+        most, choices = limits(micro_batch, state.config, state.images_seen, device, crew)
         outputs = None
         try:
             stop = stack.enter_context(_stop_signals())
             if crew.chief:
-                outputs = stack.enter_context(closing(Outputs(state, run_dir, loader, notes)))
-            return _run(state, loader, crew, micro_batch, outputs, stop)
+                outputs = stack.enter_context(closing(Outputs(state, run_dir, loader, notes + choices)))
+            return _run(state, loader, crew, most, outputs, stop)
         except (UserError, OSError) as error:
             if outputs:
                 with suppress(OSError):
@@ -117,9 +119,9 @@ def _digest(config: Config) -> str:
 
 
 def _run(
-    state: TrainState, loader: Loader, crew: Crew, micro_batch: int | None, outputs: "Outputs | None", stop: list[int]
+    state: TrainState, loader: Loader, crew: Crew, most: dict[int, int], outputs: "Outputs | None", stop: list[int]
 ) -> int:
-    """Trains; returns the number of the signal that stopped it, 0 for none."""
+    """Trains; returns the number of the signal that stopped it, 0 for none. most: samples at a time, by level."""
     config, total = state.config, total_images(state.config)
     number = 0
     while state.images_seen < total and not number:
@@ -127,7 +129,7 @@ def _run(
         stage = stage_at(config, before)
         # All workers must stop at the same step, whoever got the signal: signals add up with the statistics.
         wanted = {str(n): torch.tensor(float(n in stop), device=state.device) for n in STOPPING}
-        stats = iterate(state, loader, crew, most=micro_batch, also=wanted)
+        stats = iterate(state, loader, crew, most=most.get(stage.level), also=wanted)
         number = max((n for n in STOPPING if stats.pop(str(n)) > 0), default=0)
         if outputs:
             outputs.add(stage, stats, before, ends=state.images_seen >= total or number > 0)
@@ -227,7 +229,7 @@ def _begin(state: TrainState, run_dir: Path, loader: Loader, reporter: Reporter)
     )
     write_atomic(run_dir / "data.json", json.dumps(data_sheet(dataset), indent=2) + "\n")
     if seen == 0 or not (run_dir / "reals.png").exists():
-        save_reals(config, loader, run_dir / "reals.png")
+        save_reals(config, dataset, run_dir / "reals.png")
     if seen == 0:
         preview(state, preview_path(run_dir, 0))
 
