@@ -49,7 +49,7 @@ def test_table_and_sums(data: Path, tmp_path: Path) -> None:
     text = invoke(train_arguments(data, out, "--plan", kimg=40)).stdout
     assert {path: path.stat().st_mtime_ns for path in data.parent.iterdir()} == before
     assert not (tmp_path / "runs").exists()
-    assert "40 pictures of 16x16 rgb; in 0 to 40 kimg each is seen 1e+03 times" in text
+    assert "40 pictures of 16x16 rgb; in 0 to 40 kimg each is seen 1,000 times" in text
     rows = list(table(text))
     sizes = [(row["resolution"], row["growth"], row["from kimg"], row["to kimg"]) for row in rows]
     assert sizes[:2] == [("4x4", "hold", "0", "0.1"), ("8x8", "fade", "0.1", "0.2")]
@@ -71,7 +71,7 @@ def test_workers_and_micro_batches(data: Path, tmp_path: Path) -> None:
     assert "unevenly" not in text
     text = invoke(train_arguments(data, tmp_path / "a", "--plan", "--gpus", 2, "--batch", 12)).stdout
     assert next(table(text))["a worker"] == "8"
-    assert "2 workers share the 3 groups of a batch unevenly" in text
+    assert "a batch at 4x4 is groups of 4, which 2 workers share unevenly" in text
     assert "at a time" not in text.split("\n\n")[1]
 
 
@@ -113,9 +113,17 @@ def some_plan(config: Config, memory: int = 10**6) -> Plan:
 
 
 def told(
-    dataset: Dataset, config: Config, how: How = CPU, *, disk: int = 10**12, memory: int = 0, size: int = 1
+    dataset: Dataset,
+    config: Config,
+    how: How = CPU,
+    *,
+    disk: int = 10**12,
+    memory: int = 0,
+    size: int = 1,
+    load: float = 0.0,
 ) -> str:
-    return "\n".join(advice.warnings(config, dataset, some_plan(config, size), how, disk, memory))
+    machine = advice.Machine(disk, memory, load)
+    return "\n".join(advice.warnings(config, dataset, some_plan(config, size), how, machine))
 
 
 def test_warnings_on_data(data: Path, tmp_path: Path) -> None:
@@ -144,11 +152,13 @@ def test_warnings_on_the_machine(data: Path, monkeypatch: pytest.MonkeyPatch) ->
     dataset = open_dataset(data)
     config = config_of(dataset)
     assert "disk" not in told(dataset, config)
+    assert "busy (load 1.5 a core): alone, the run is faster" in told(dataset, config, load=1.5)
+    assert "busy" not in told(dataset, config, load=0.3)
     assert "the disk has 0.0 GB free, and the run takes 0.0 GB" in told(dataset, config, disk=10**7)
-    text = told(dataset, config, memory=2 * 10**9, size=3 * 10**9)
-    assert "takes 3.0 GB of memory, and 2.0 GB are free; give --micro-batch auto, a smaller" in text
-    assert "memory" not in told(dataset, config, memory=4 * 10**9, size=3 * 10**9)
-    assert "takes 6.0 GB" in told(dataset, config, replace(CPU, gpus=2), memory=4 * 10**9, size=3 * 10**9)
+    text = told(dataset, config, memory=5 * 10**9, size=3 * 10**9)
+    assert "takes 6.0 GB of memory, and 5.0 GB are free; give --micro-batch auto, a smaller" in text
+    assert "GB are free" not in told(dataset, config, memory=7 * 10**9, size=3 * 10**9)
+    assert "takes 12.0 GB" in told(dataset, config, replace(CPU, gpus=2), memory=7 * 10**9, size=3 * 10**9)
     for best, precision, words in (
         ("fp32", "bf16", "bf16 is slower than fp32"),
         ("fp32", "fp32", "does not multiply bf16 by itself"),

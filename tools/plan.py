@@ -36,7 +36,6 @@ def show(
     import torch
     from tqdm import tqdm
 
-    from stylegen.memory import available
     from stylegen.training import advice, plan, saver
     from stylegen.training.schedule import total_images
 
@@ -47,6 +46,7 @@ def show(
         return 0
     if gpus > 1 and device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(cores() // gpus, 1))
+    before = advice.look_around(run_dir, device)
     with tqdm(desc="measuring", unit=" stages", leave=False, disable=None, file=sys.stderr) as bar:
 
         def shown(spans: list["plan.Span"]) -> Iterator["plan.Span"]:
@@ -57,12 +57,10 @@ def show(
 
         run = plan.How(device, gpus, **how)
         made = plan.make(config, dataset, first, run, shown)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available()
-    disk = advice.room(run_dir)
-    sums = "\n".join(_sums(made, run_dir, disk))
+    sums = "\n".join(_sums(made, run_dir, before.disk))
     click.echo("\n\n".join([_head(config, dataset, run, made), _table(config, made), sums, _how_known(run, made)]))
-    for line in advice.warnings(config, dataset, made, run, disk, free):
-        click.echo(f"Warning: {line.removeprefix('Warning: ')}.")
+    warnings = [f"Warning: {line}." for line in advice.warnings(config, dataset, made, run, before)]
+    click.echo("\n".join([*made.notes, *warnings]))
     return 0
 
 
@@ -71,12 +69,13 @@ def _head(config: "Config", dataset: "Dataset", how: "How", plan: "Plan") -> str
     from stylegen.training.sheet import data_sheet
 
     start, total = plan.parts[0].first / 1000, config.schedule.total_kimg
-    images, sheet = round(1000 * (total - start)), data_sheet(dataset)
+    sheet, times = data_sheet(dataset), 1000 * (total - start) / len(dataset)
+    often = f"{times:,.0f}" if times > 10 else f"{times:.2g}"
     mirrored = ", half of the time flipped" if config.training.mirror else ""
     classes = f", {len(sheet['classes'])} classes" if "classes" in sheet else ""
     return (
         f"{config.preset} on {dataset.path}: {len(dataset)} pictures of {describe(dataset.size, dataset.channels)}"
-        f"{classes}; in {start:g} to {total:g} kimg each is seen {images / len(dataset):.3g} times{mirrored}.\n"
+        f"{classes}; in {start:g} to {total:g} kimg each is seen {often} times{mirrored}.\n"
         f"{how.gpus} worker{'s' * (how.gpus > 1)} on {how.device} in {config.training.precision}."
     )
 
@@ -122,10 +121,14 @@ def _how_known(how: "How", plan: "Plan") -> str:
 
     from stylegen.training.plan import BUDGET_SEC
 
-    device = f"{torch.get_num_threads()} threads" if how.device.type == "cpu" else str(how.device)
+    place, memory = str(how.device), ""
+    if how.device.type == "cpu":
+        threads = torch.get_num_threads()
+        place = f"{threads} thread{'s' * (threads > 1)}"
+        memory = "; the process takes up to twice that, beside what it has at the start"
     lines = [
-        f"Measured for {BUDGET_SEC:.0f} s on pictures of noise with {device}, medians; memory is that of the tensors "
-        f"of a worker at the worst moment{'' if how.device.type == 'cuda' else ', without that of the program itself'}."
+        f"Measured in about {BUDGET_SEC:.0f} s on pictures of noise with {place}: medians. Memory is that of the "
+        f"tensors of one worker when they are most{memory}."
     ]
     if not all(part.cost.whole for part in plan.parts):
         lines.append("Times with ~ are those of one group of pictures, multiplied.")

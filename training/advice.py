@@ -1,29 +1,48 @@
 """What may go wrong in a planned run, in sentences."""
 
+import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from stylegen.config import Config, size_text
+from stylegen.memory import available
 from stylegen.precision import choose
 
 from .dataset import Dataset
 from .plan import How, Plan
+from .probe import CPU_SLACK
 from .share import group_of, mixes
 from .sheet import data_sheet
 
 FEW, VERY_FEW = 2000, 500  # pictures
+BUSY = 0.5  # load a core
 UNBALANCED = 10.0  # times as many pictures in the largest class as in the smallest
 
 
-def room(folder: Path) -> int:
-    """Bytes free on the disk where `folder` is, or will be."""
-    return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
+@dataclass(frozen=True)
+class Machine:
+    """What is left of it: bytes free on the disk and on the device (0: not known), and the load of its cores."""
+
+    disk: int
+    memory: int
+    load: float = 0.0  # processes that run or wait, a core
 
 
-def warnings(config: Config, dataset: Dataset, plan: Plan, how: How, free_disk: int, free_memory: int) -> list[str]:
-    """What may go wrong, in sentences. free_memory: bytes on `how.device`, 0 where that is not known."""
-    return [*_on_data(config, dataset), *_on_machine(config, plan, how, free_disk, free_memory), *plan.notes]
+def look_around(run_dir: Path, device: torch.device) -> Machine:
+    """The machine as it is now; its disk is the one where `run_dir` is, or will be."""
+    folder = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
+    memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available()
+    load = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 0.0
+    return Machine(shutil.disk_usage(folder).free, memory, load)
+
+
+def warnings(config: Config, dataset: Dataset, plan: Plan, how: How, before: Machine) -> list[str]:
+    """What may go wrong, in sentences. before: the machine as it was before the plan was made."""
+    return [*_on_data(config, dataset), *_on_machine(config, plan, how, before)]
 
 
 def _on_data(config: Config, dataset: Dataset) -> Iterator[str]:
@@ -43,7 +62,9 @@ def _on_data(config: Config, dataset: Dataset) -> Iterator[str]:
         yield "the data has labels, which are not used; --cond trains on them"
 
 
-def _on_machine(config: Config, plan: Plan, how: How, free_disk: int, free_memory: int) -> Iterator[str]:
+def _on_machine(config: Config, plan: Plan, how: How, before: Machine) -> Iterator[str]:
+    if how.device.type == "cpu" and before.load > BUSY:
+        yield f"other work keeps the processor busy (load {before.load:.1f} a core): alone, the run is faster than this"
     best = choose("auto", how.device)
     if config.training.precision == "bf16" != best:
         yield f"bf16 is slower than fp32 on this {how.device.type}; leave --precision out"
@@ -51,20 +72,22 @@ def _on_machine(config: Config, plan: Plan, how: How, free_disk: int, free_memor
         yield f"computing in fp32, as this {how.device.type} does not multiply bf16 by itself"
     if config.training.precision == "fp32" and best == "bf16":
         yield "--precision bf16 would be faster here"
-    for part in plan.parts:
-        groups = part.stage.batch // min(group_of(config), part.stage.batch)
-        where = f"{size_text(part.stage.resolution)} (from {part.first / 1000:g} kimg on)"
-        if groups % how.gpus:
-            yield (f"at {where} {how.gpus} workers share the {groups} groups of a batch unevenly: some wait for others")
-        needed = part.cost.memory * (how.gpus if how.device.type == "cpu" else 1)
-        if 0 < free_memory < needed:
-            less = "" if how.micro_batch == "auto" or mixes(config) else "--micro-batch auto, "
-            yield (
-                f"{where} takes {needed / 1e9:.1f} GB of memory, and {free_memory / 1e9:.1f} GB are free; give {less}"
-                "a smaller --batch or a lower --resolution"
-            )
-    if free_disk < plan.disk:
+    group, sizes = group_of(config), {size_text(part.stage.resolution): part.stage.batch for part in plan.parts}
+    if uneven := [size for size, batch in sizes.items() if batch // min(group, batch) % how.gpus]:
         yield (
-            f"the disk has {free_disk / 1e9:.1f} GB free, and the run takes {plan.disk / 1e9:.1f} GB; "
+            f"a batch at {', '.join(uneven)} is groups of {group}, which {how.gpus} workers share unevenly: some wait "
+            "for others"
+        )
+    most = max(plan.parts, key=lambda part: part.cost.memory)
+    needed = most.cost.memory * (how.gpus * CPU_SLACK if how.device.type == "cpu" else 1)
+    if 0 < before.memory < needed:
+        less = "" if how.micro_batch == "auto" or mixes(config) else "--micro-batch auto, "
+        yield (
+            f"{size_text(most.stage.resolution)} (from {most.first / 1000:g} kimg on) takes {needed / 1e9:.1f} GB of "
+            f"memory, and {before.memory / 1e9:.1f} GB are free; give {less}a smaller --batch or a lower --resolution"
+        )
+    if before.disk < plan.disk:
+        yield (
+            f"the disk has {before.disk / 1e9:.1f} GB free, and the run takes {plan.disk / 1e9:.1f} GB; "
             "--keep-networks N bounds that"
         )

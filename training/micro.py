@@ -12,7 +12,7 @@ from stylegen.errors import UserError
 from stylegen.memory import available
 
 from .distributed import Crew
-from .probe import RandomPictures, Rehearsal, held, settle, working
+from .probe import CPU_SLACK, RandomPictures, Rehearsal, held, settle, working
 from .schedule import Stage, spans
 from .share import group_of, mixes, shares
 from .state import TrainState, fresh
@@ -132,7 +132,7 @@ def _by_estimate(state: TrainState, room: int) -> Fits:
         lower = max((level for level in measured if level <= stage.level), default=None)
         bound = measured[lower] * 5 ** (stage.level - lower) if lower is not None else float("inf")
         if bound * n + fixed > FAR * room:
-            measured.setdefault(stage.level, working(state, stage))
+            measured.setdefault(stage.level, CPU_SLACK * working(state, stage))
             bound = measured[stage.level]
         return bound * n + fixed <= (1 - HEADROOM) * room
 

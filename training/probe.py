@@ -23,6 +23,7 @@ from .state import TrainState
 from .step import iterate
 
 LONG_SEC = 20.0  # of a penalty interval; what takes longer is measured on one group of samples
+CPU_SLACK = 2.0  # the process grew by 1.4 to 1.9 times what its tensors took (small-128): scratch, and pieces too small
 _MIDDLE = 5 * 10**8  # of a fade of a million kimg
 
 
