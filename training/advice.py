@@ -64,7 +64,8 @@ def _on_data(config: Config, dataset: Dataset) -> Iterator[str]:
 
 def _on_machine(config: Config, plan: Plan, how: How, before: Machine) -> Iterator[str]:
     if how.device.type == "cpu" and before.load > BUSY:
-        yield f"other work keeps the processor busy (load {before.load:.1f} a core): alone, the run is faster than this"
+        alone = f"takes about {plan.alone_sec:.0f} s" if torch.get_num_threads() == 1 else "is faster"
+        yield f"other work keeps the processor busy (load {before.load:.1f} a core): alone, the run {alone}"
     best = choose("auto", how.device)
     if config.training.precision == "bf16" != best:
         yield f"bf16 is slower than fp32 on this {how.device.type}; leave --precision out"

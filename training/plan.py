@@ -74,6 +74,11 @@ class Plan:
         return self.start_sec + sum(part.seconds for part in self.parts) + self.output_sec
 
     @property
+    def alone_sec(self) -> float:
+        """`total_sec` with nothing else on the processor: of one thread, by its processor time."""
+        return self.total_sec - sum(part.seconds * (1 - part.cost.processor / part.cost.seconds) for part in self.parts)
+
+    @property
     def disk(self) -> int:
         return sum(count * size for count, size in (self.networks, self.states, self.previews))
 

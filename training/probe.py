@@ -64,6 +64,7 @@ class Cost:
     working: int
     parameters: tuple[int, int]  # of G and D, those in use
     whole: bool  # False: measured on one group of samples and multiplied
+    processor: float = 0.0  # seconds of processor time an iteration, all threads together
 
     @property
     def memory(self) -> int:
@@ -116,7 +117,8 @@ def probe(state: TrainState, stage: Stage, crew: Crew, most: int | None = None, 
         except torch.OutOfMemoryError:
             pass
     working = first.working * at_once // group
-    return replace(first, seconds=first.seconds * count / group, working=working, whole=False)
+    times = {"seconds": first.seconds * count / group, "processor": first.processor * count / group}
+    return replace(first, working=working, whole=False, **times)
 
 
 def working(state: TrainState, stage: Stage) -> float:
@@ -142,18 +144,19 @@ def _measured(state: TrainState, stage: Stage, batch: int, crew: Crew, most: int
     del in_use
     for optimizer in (state.opt_g, state.opt_d):
         optimizer.zero_grad()
-    begin = time.perf_counter()
-    grown = growth(run, state.device)
-    took = [time.perf_counter() - begin]
+    times, found = [], []
+
+    def watched() -> None:
+        found.append(growth(run, state.device))
+
+    times.append(_clock(watched, state.device))
     if seconds:
-        took, end = [], time.perf_counter() + seconds
-        while len(took) < 2 or (time.perf_counter() < end and len(took) < 200):
-            begin = time.perf_counter()
-            run()
-            _wait(state.device)
-            took.append(time.perf_counter() - begin)
-    each = statistics.median(took) / state.config.loss.penalty_interval
-    return Cost(each, held(state) + gradients, max(grown - gradients, 0), (counts[0], counts[1]), True)
+        times, end = [], time.perf_counter() + seconds
+        while len(times) < 2 or (time.perf_counter() < end and len(times) < 200):
+            times.append(_clock(run, state.device))
+    took, processor = (statistics.median(of) / state.config.loss.penalty_interval for of in zip(*times, strict=True))
+    sizes = held(state) + gradients, max(found[0] - gradients, 0)
+    return Cost(took, *sizes, (counts[0], counts[1]), True, processor)
 
 
 def growth(call: Callable[[], object], device: torch.device) -> int:
@@ -201,8 +204,12 @@ class _Storages(TorchDispatchMode):
         self.known.pop(key, None)
 
 
-def _wait(device: torch.device) -> None:
+def _clock(call: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """(seconds, seconds of processor time) of a call."""
+    begin, processor = time.perf_counter(), time.process_time()
+    call()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+    return time.perf_counter() - begin, time.process_time() - processor
