@@ -22,7 +22,7 @@ from .share import group_of, shares
 from .state import TrainState
 from .step import iterate
 
-LONG_SEC = 20.0  # of a penalty interval; what takes longer is measured on one group of samples
+LONG_SEC = 4.0  # of a penalty interval; what takes longer is measured on one group of samples
 CPU_SLACK = 2.0  # the process grew by 1.4 to 1.9 times what its tensors took (small-128): scratch, and pieces too small
 _MIDDLE = 5 * 10**8  # of a fade of a million kimg
 
@@ -117,8 +117,8 @@ def probe(state: TrainState, stage: Stage, crew: Crew, most: int | None = None, 
         except torch.OutOfMemoryError:
             pass
     working = first.working * at_once // group
-    times = {"seconds": first.seconds * count / group, "processor": first.processor * count / group}
-    return replace(first, working=working, whole=False, **times)
+    took, processor = (seconds * count / group for seconds in (first.seconds, first.processor))
+    return replace(first, seconds=took, working=working, whole=False, processor=processor)
 
 
 def working(state: TrainState, stage: Stage) -> float:
