@@ -14,7 +14,8 @@ from stylegen.checkpoint import save_network
 from stylegen.config import GeneratorConfig
 from stylegen.networks import build_generator
 from stylegen.tools.bench_measure import REFERENCE, Floor, aligned, cells, interleave, markdown, markers, row
-from stylegen.tools.bench_networks import count_flops, psnr, settled, training_cases
+from stylegen.tools.bench_networks import count_flops, psnr, training_cases
+from stylegen.training.probe import settled
 from stylegen.training.schedule import stage_at
 
 COLUMNS = {"name", "dtype", "median_ms", "baseline_ms", "ratio", "floor_fraction"}

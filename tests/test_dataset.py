@@ -145,7 +145,7 @@ def test_batches_are_pure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     asked = [(0, 6, 3), (6, 6, 3), (12, 25, 2), (100, 4, 0), (12, 25, 2), (18, 6, 3), (9, 4, 1)]  # across epochs too
     results = []
     for workers, cached, order in ((2, True, 1), (0, True, -1), (2, False, -1), (0, False, 1)):
-        monkeypatch.setattr("stylegen.training.dataset.MAX_SIDE", 128 if cached else 0)
+        monkeypatch.setattr("stylegen.training.levels.MAX_SIDE", 128 if cached else 0)
         with loader(dataset, levels=4, workers=workers) as batches:
             found = {call: batches.batch(*call) for call in asked[::order]}
             parts = [batches.batch(12, 25, 2, which) for which in (range(0, 25, 2), range(1, 25, 2))]

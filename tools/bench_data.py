@@ -15,9 +15,10 @@ from stylegen.training import pictures
 from stylegen.training.build import build_dataset
 from stylegen.training.dataset import Loader, open_dataset
 from stylegen.training.listing import open_listing
+from stylegen.training.probe import settled
 
 from .bench_measure import REFERENCE, Floor, Row, interleave, row
-from .bench_networks import iteration, settled
+from .bench_networks import iteration
 
 EMBEDDED = "emoji-people-64"
 

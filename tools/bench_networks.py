@@ -22,8 +22,9 @@ from stylegen.config import Config, size_text
 from stylegen.memory import keep_freed
 from stylegen.networks import build_generator
 from stylegen.precision import choose, freeze, prepare
+from stylegen.training.distributed import ALONE
+from stylegen.training.probe import interval, settled
 from stylegen.training.state import fresh
-from stylegen.training.step import iterate
 
 from .bench_measure import REFERENCE, Floor, Row, interleave, row
 
@@ -124,21 +125,6 @@ def _peak_mb(task: Generation, variant: str, threads: int) -> float | None:
     return None
 
 
-class RandomPictures:
-    """Stands for the loader: pictures of noise, drawn once."""
-
-    def __init__(self, config: Config):
-        self.config = config
-        self.drawn: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
-
-    def batch(self, images_seen: int, n: int, level: int, which: object = None) -> tuple[Tensor, Tensor]:
-        g = self.config.generator
-        shape = (n, g.channels, g.base[0] << level, g.base[1] << level)
-        if shape not in self.drawn:
-            self.drawn[shape] = torch.randint(0, 256, shape, dtype=torch.uint8), torch.zeros(n, g.label_size)
-        return self.drawn[shape]
-
-
 def training_cases(quick: bool) -> dict[str, Config]:
     """What `bench train` times: settled at full size; R1 every step as published, every fourth in small-64."""
     if quick:
@@ -148,12 +134,6 @@ def training_cases(quick: bool) -> dict[str, Config]:
         "official widths at 128x128, batch 4": settled(presets.stylegan_1024((128, 128), 3, 0), 5, 4),
         "small-64 at 64x64, batch 16": settled(presets.small_64((64, 64), 3, 0), 4, 16),
     }
-
-
-def settled(config: Config, level: int, batch: int) -> Config:
-    """`config` from its first image on at `level`, in batches of `batch`."""
-    schedule = replace(config.schedule, initial_level=level, hold_kimg=1e6, batch={}, batch_default=batch)
-    return presets.resolve(replace(config, schedule=schedule))
 
 
 def train(
@@ -186,13 +166,7 @@ def iteration(config: Config, device: torch.device, variant: str) -> Callable[[]
     if variant == REFERENCE:
         for network in (state.G, state.D, state.G_ema):
             network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    loader: Any = RandomPictures(config)
-
-    def run() -> None:
-        for _ in range(config.loss.penalty_interval):
-            iterate(state, loader)
-
-    return under(variant, run)
+    return under(variant, interval(state, ALONE))
 
 
 def under(variant: str, call: Callable[[], T]) -> Callable[[], T]:

@@ -11,6 +11,7 @@ from stylegen.presets import AUTO_GAMMA, LOSSES, PRESETS
 
 from . import launch
 from .options import ARGUMENTS, DEVICES, PRECISIONS, SizeType, needs, pick_device
+from .plan import show as show_plan
 from .run_config import prepare
 
 if TYPE_CHECKING:
@@ -20,17 +21,14 @@ if TYPE_CHECKING:
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
-class GammaType(click.FloatRange):
-    """A weight of at least 0, or `auto`."""
+class OrAuto(click.ParamType):
+    """What `kind` accepts, or `auto`, which becomes `value`."""
 
-    def __init__(self) -> None:
-        super().__init__(min=0)
+    def __init__(self, kind: click.ParamType, value: Any):
+        self.kind, self.value, self.name = kind, value, kind.name
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        return "FLOAT|auto"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        return AUTO_GAMMA if value == "auto" else super().convert(value, param, ctx)
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return self.value if value == "auto" else self.kind.convert(value, param, ctx)
 
 
 class ListType(click.Choice):
@@ -54,7 +52,10 @@ class ListType(click.Choice):
 @click.option("--batch", type=click.IntRange(min=1), help="Pictures a step, at every level.")
 @click.option("--lr", type=POSITIVE, help="Learning rate of both networks, at every level.")
 @click.option(
-    "--gamma", type=GammaType(), help="R1 weight; auto: 0.0002 * pixels / batch.  [default: the preset's, or auto]"
+    "--gamma",
+    type=OrAuto(click.FloatRange(min=0), AUTO_GAMMA),
+    metavar="FLOAT|auto",
+    help="R1 weight; auto: 0.0002 * pixels / batch.  [default: the preset's, or auto]",
 )
 @click.option(
     "--loss", type=click.Choice(list(LOSSES)), help="Objective with its usual regularisers.  [default: the preset's]"
@@ -97,7 +98,13 @@ class ListType(click.Choice):
 @click.option(
     "--timeout", type=POSITIVE, default=1800.0, show_default=True, help="Seconds to wait for a silent worker."
 )
-@click.option("--micro-batch", type=click.IntRange(min=1), help="Most pictures a worker computes at a time.  [all]")
+@click.option(
+    "--micro-batch",
+    type=OrAuto(click.IntRange(min=1), "auto"),
+    metavar="N|auto",
+    help="Most pictures a worker computes at a time; auto: as many as fit into memory.  [default: all]",
+)
+@click.option("--plan", "planned", is_flag=True, help="Measure what the run would take; train and write nothing.")
 @click.option("--dry-run", is_flag=True, help="Show the configuration and schedule; train and write nothing.")
 @click.pass_context
 def train(
@@ -109,6 +116,7 @@ def train(
     gpus: int | None,
     restarts: int,
     timeout: float,
+    planned: bool,
     dry_run: bool,
     **options: Any,
 ) -> None:
@@ -127,18 +135,14 @@ def train(
       stylegen train few.zip --out runs/few --mirror --augment ada
       stylegen train cats.zip --out runs/cats --init-from runs/dogs --freeze-d 2
       stylegen train fashion.zip --out runs/fashion --preset small-32 --cond
-      stylegen train faces.zip --out runs/faces --preset stylegan-1024 --resolution 256 --dry-run
+      stylegen train faces.zip --out runs/faces --preset stylegan-1024 --resolution 256 --plan
       stylegen train faces.zip --out runs/wgan --loss wgan-gp --set loss.n_critic=2
     """
-    from stylegen.training import distributed, loop, saver, share
+    from stylegen.training import distributed, loop, share
 
-    for name in ("ada_kinds", "ada_target", "ada_speed_kimg", "ada_ceiling"):
-        needs(name, options["augment"] == ("ada",) or resume, "without --augment ada")
-    needs("restarts", (gpus or 1) > 1, "without --gpus 2 or more")
-    if distributed.launched() and gpus and not launch.ours():
-        raise click.UsageError("--gpus: another launcher has started this worker already; leave the number to it")
+    _check_options(options["augment"], resume, gpus, dry_run)
     resume = resume or launch.again()
-    if not resume and not dry_run and (saver.saved_states(run_dir) or any(run_dir.glob("network-*.safetensors"))):
+    if not (resume or dry_run or planned) and _holds_a_run(run_dir):
         raise click.UsageError(f"{run_dir} already holds a run; add --resume to go on, or give another --out")
     how = {name: options.pop(name) for name in ("workers", "cache", "micro_batch")}
     torch_device, count = launch.own(pick_device(device)), gpus or int(os.environ.get("WORLD_SIZE", 1))
@@ -149,9 +153,12 @@ def train(
         if dry_run:
             _show(config, dataset, str(torch_device))
             return 0
-        share.check(config, count, how["micro_batch"] is not None)
-        if count > 1 and crew.size == 1:
+        share.check(config, count, isinstance(how["micro_batch"], int))
+        if count > crew.size:
             launch.check_devices(torch_device, count)
+        if planned:
+            return show_plan(config, dataset, run_dir, torch_device, count, how, resume) if crew.chief else 0
+        if count > crew.size:
             return launch.workers(count, restarts, ctx.meta[ARGUMENTS])
         number = loop.train(config, run_dir, dataset, device=torch_device, crew=crew, **how)
         return number if crew.size > 1 else launch.code_of(number)
@@ -159,6 +166,24 @@ def train(
     if distributed.launched():
         launch.worker(lambda: distributed.joined(torch_device, timeout, run))
     ctx.exit(run(distributed.ALONE))
+
+
+def _check_options(augment: tuple[str, ...] | None, resume: bool, gpus: int | None, dry_run: bool) -> None:
+    """Raises click.UsageError for options that mean nothing here."""
+    from stylegen.training.distributed import launched
+
+    for name in ("ada_kinds", "ada_target", "ada_speed_kimg", "ada_ceiling"):
+        needs(name, augment == ("ada",) or resume, "without --augment ada")
+    needs("restarts", (gpus or 1) > 1, "without --gpus 2 or more")
+    needs("planned", not dry_run, "with --dry-run, which measures nothing")
+    if launched() and gpus and not launch.ours():
+        raise click.UsageError("--gpus: another launcher has started this worker already; leave the number to it")
+
+
+def _holds_a_run(run_dir: Path) -> bool:
+    from stylegen.training import saver
+
+    return bool(saver.saved_states(run_dir)) or any(run_dir.glob("network-*.safetensors"))
 
 
 def _show(config: "Config", dataset: "Dataset", device: str) -> None:

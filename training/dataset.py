@@ -18,7 +18,7 @@ from stylegen.config import base_of, size_text
 from stylegen.errors import NotFoundError, UserError
 
 from . import pictures
-from .levels import MAX_SIDE, box_reduce, open_levels
+from .levels import box_reduce, open_levels, to_cache
 from .listing import LABEL_FILE, Collection, collect, one_line, open_listing
 from .order import order
 from .pictures import Pixels, Size
@@ -251,8 +251,7 @@ class Loader:
                 "... --labels folders` (a class a sub-folder) or --labels FILE"
             )
         self.dataset, self.levels, self.seed, self.mirror, self.cond = dataset, levels, seed, mirror, cond
-        small = [k for k in range(levels) if max(dataset.size) >> k <= MAX_SIDE]
-        self._cache = open_levels(dataset, small, max(1, workers), cache)
+        self._cache = open_levels(dataset, to_cache(dataset.size, levels), max(1, workers), cache)
         self._window = shuffle_shards
         self._order = order(seed, dataset.starts, shuffle_shards)
         self._decoders = ThreadPoolExecutor(workers, "decode") if workers else None

@@ -58,10 +58,7 @@ def open_levels(dataset: "Dataset", reductions: list[int], workers: int, cache: 
     """
     if not reductions or cache == "none":
         return {}
-    folders = [user_cache()] if cache == "auto" else [Path(cache)]
-    if cache == "auto" and data_path(dataset.path.stem) != dataset.path:  # the installed package is left alone
-        folders.insert(0, dataset.path.parent)
-    why = ""
+    folders, why = _folders(dataset, cache), ""
     for start in range(len(reductions)):  # all of them, then without the largest, and so on
         some, reasons = reductions[start:], list[str]()
         needed, free = _bytes(dataset, some), available() // 4
@@ -76,6 +73,23 @@ def open_levels(dataset: "Dataset", reductions: list[int], workers: int, cache: 
         reasons.append(f"memory has {free / 1e6:.0f} MB to spare")
         why = why or f" ({'; '.join(reasons)})"
     return _told({}, dataset, reductions, why)
+
+
+def to_cache(size: tuple[int, int], levels: int) -> list[int]:
+    """The reductions of a run of `levels` to pictures of `size` that belong into the cache."""
+    return [k for k in range(levels) if max(size) >> k <= MAX_SIDE]
+
+
+def is_built(dataset: "Dataset", reductions: list[int], cache: str) -> bool:
+    """Whether `open_levels` would find all that it needs."""
+    return cache == "none" or any(_found(folder, dataset, reductions) for folder in _folders(dataset, cache))
+
+
+def _folders(dataset: "Dataset", cache: str) -> list[Path]:
+    if cache != "auto":
+        return [Path(cache)]
+    ours = data_path(dataset.path.stem) == dataset.path  # the installed package is left alone
+    return [user_cache()] if ours else [dataset.path.parent, user_cache()]
 
 
 def _told(levels: Levels, dataset: "Dataset", reductions: list[int], why: str) -> Levels:

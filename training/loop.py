@@ -21,6 +21,7 @@ from .alarms import Alarm
 from .dataset import Dataset, Loader
 from .distributed import ALONE, Crew, launched, share_statistics
 from .health import tell
+from .micro import limits
 from .outputs import Outputs
 from .saver import load_healthy, load_newest
 from .schedule import stage_at, total_images
@@ -44,17 +45,17 @@ def train(
     workers: int = 2,
     cache: str = "auto",
     crew: Crew = ALONE,
-    micro_batch: int | None = None,
+    micro_batch: int | str | None = None,
 ) -> int:
     """Trains until `config.schedule.total_kimg`, going on with the state in `run_dir` if there is one.
 
     Writes config.json, log.txt, stats.jsonl, reals.png, previews, networks and states into `run_dir`. SIGINT and
     SIGTERM finish the iteration and save; returns the number of the signal, 0 for none. Every worker of the `crew`
-    calls this, the first one writes; `micro_batch`: the most samples computed at a time. Raises UserError for a
-    state that does not fit and for a non-finite loss, OSError where a file cannot be written, LostWorker; the last
-    saved state stays in every case.
+    calls this, the first one writes; `micro_batch`: the most samples that one computes at a time, "auto": as many as
+    fit its memory. Raises UserError for a state that does not fit and for a non-finite loss, OSError where a file
+    cannot be written, LostWorker; the last saved state stays in every case.
     """
-    check_split(config, crew.size, micro_batch is not None)
+    check_split(config, crew.size, isinstance(micro_batch, int))
     with ExitStack() as stack:
         if crew.chief:
             (run_dir / "previews").mkdir(parents=True, exist_ok=True)
@@ -68,9 +69,11 @@ def train(
         loader = stack.enter_context(crew.one_by_one("data", lambda: _loader(config, dataset, workers, cache)))
         crew.preflight(device, {"data": dataset.digest, "configuration": _digest(config), "version": __version__})
         state, notes = _open(config, run_dir, device, crew)
+        most, choices = limits(micro_batch, state.config, state.images_seen, device, crew)
+        notes += choices
         stop = stack.enter_context(_stop_signals())
         while True:
-            number = _outputs_and_run(state, run_dir, loader, crew, micro_batch, notes, stop)
+            number = _outputs_and_run(state, run_dir, loader, crew, most, notes, stop)
             if number != BACK:
                 return number
             notes = [_go_back(state, run_dir, crew)]
@@ -118,15 +121,15 @@ def _outputs_and_run(
     run_dir: Path,
     loader: Loader,
     crew: Crew,
-    micro_batch: int | None,
+    most: dict[int, int],
     notes: list[str],
     stop: list[int],
 ) -> int:
     if not crew.chief:
-        return _run(state, loader, crew, micro_batch, None, stop)
+        return _run(state, loader, crew, most, None, stop)
     with closing(Outputs(state, run_dir, loader, notes)) as outputs:
         try:
-            number = _run(state, loader, crew, micro_batch, outputs, stop)
+            number = _run(state, loader, crew, most, outputs, stop)
             outputs.finish()
             if number == ALARM and outputs.fatal:
                 times = state.config.training.rollbacks
@@ -140,9 +143,9 @@ def _outputs_and_run(
 
 
 def _run(
-    state: TrainState, loader: Loader, crew: Crew, micro_batch: int | None, outputs: Outputs | None, stop: list[int]
+    state: TrainState, loader: Loader, crew: Crew, most: dict[int, int], outputs: Outputs | None, stop: list[int]
 ) -> int:
-    """Trains; returns what stopped it: the number of a signal, ALARM or BACK, or 0 for nothing."""
+    """Trains; returns what stopped it: a signal's number, ALARM, BACK, or 0. most: samples at a time, by level."""
     config, total = state.settings, total_images(state.config)
     number = 0
     while state.images_seen < total and not number:
@@ -150,7 +153,7 @@ def _run(
         stage = stage_at(config, before)
         # All workers must stop at the same step, whoever has the reason: reasons add up with the statistics.
         reasons = torch.tensor([float(reason in stop) for reason in REASONS], device=state.device)
-        stats = iterate(state, loader, crew, most=micro_batch, also={"reasons": reasons})
+        stats = iterate(state, loader, crew, most=most.get(stage.level), also={"reasons": reasons})
         counts = stats.pop("reasons").tolist()
         number = next((reason for reason, count in zip(REASONS, counts, strict=True) if count), 0)
         if outputs:

@@ -134,7 +134,7 @@ def _begin(state: TrainState, run_dir: Path, loader: Loader, reporter: Reporter)
     )
     write_atomic(run_dir / "data.json", json.dumps(data_sheet(dataset), indent=2) + "\n")
     if seen == 0 or not (run_dir / "reals.png").exists():
-        save_reals(config, loader, run_dir / "reals.png")
+        save_reals(config, dataset, run_dir / "reals.png")
     if seen == 0:
         preview(state, preview_path(run_dir, 0))
 

@@ -21,7 +21,7 @@ from stylegen.files import naming, write_atomic
 from stylegen.latents import latents, one_hot
 from stylegen.networks.layers import upscale
 
-from .dataset import Loader
+from .dataset import Dataset
 from .schedule import Stage, stage_at, total_images
 from .state import TrainState
 
@@ -150,11 +150,11 @@ def preview(state: TrainState, path: Path) -> None:
     pictures.save_image(pictures.grid(whole, columns, rows), path)
 
 
-def save_reals(config: Config, loader: Loader, path: Path) -> None:
+def save_reals(config: Config, dataset: Dataset, path: Path) -> None:
     """A sheet of real pictures at the final resolution, in the order of the data."""
     columns, rows = sheet_shape(config)
-    count = min(columns * rows, len(loader.dataset))
-    reals = torch.from_numpy(np.stack([loader.dataset.read(i) for i in range(count)]))
+    count = min(columns * rows, len(dataset))
+    reals = torch.from_numpy(np.stack([dataset.read(i) for i in range(count)]))
     pictures.save_image(pictures.grid(reals, columns, rows), path)
 
 

@@ -5,7 +5,7 @@ Growth is that of Karras et al. 2018 ("Progressive Growing of GANs", section 2 a
 fade begins.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -60,21 +60,30 @@ def total_images(config: Config) -> int:
     return _images(config.schedule.total_kimg)
 
 
-def describe(config: Config) -> str:
-    """The whole schedule as a table: one row for every level held and every fade."""
-    rows = [("level", "resolution", "growth", "from kimg", "to kimg", "batch", "lr")]
-    for (start, end), stage in spans(config):
+def describe(config: Config, first: int = 0, more: Sequence[Sequence[str]] = ()) -> str:
+    """The schedule from image `first` on as a table: one row for every level held and every fade.
+
+    more: columns to add to it, their heads first.
+    """
+    rows = [["level", "resolution", "growth", "from kimg", "to kimg", "batch", "lr"]]
+    for (start, end), stage in spans(config, first):
         growth = "hold" if stage.alpha == 1 else "fade"
         kimg = f"{start / 1000:g}", f"{end / 1000:g}"
-        rows.append((str(stage.level), size_text(stage.resolution), growth, *kimg, str(stage.batch), f"{stage.lr:g}"))
+        rows.append([str(stage.level), size_text(stage.resolution), growth, *kimg, str(stage.batch), f"{stage.lr:g}"])
+    for column in more:
+        rows = [[*row, text] for row, text in zip(rows, column, strict=True)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.rjust, row, widths)) for row in rows)
 
 
-def spans(config: Config) -> Iterator[tuple[tuple[int, int], Stage]]:
-    """((first image, one past the last), the stage in the middle) of every level held and every fade."""
+def spans(config: Config, first: int = 0) -> Iterator[tuple[tuple[int, int], Stage]]:
+    """((first image, one past the last), the stage in the middle) of every level held and every fade.
+
+    first: leaves out what is before this image.
+    """
     for start, end in pairwise(_boundaries(config)):
-        yield (start, end), stage_at(config, (start + end) // 2)
+        if end > first:
+            yield (max(start, first), end), stage_at(config, (start + end) // 2)
 
 
 def _boundaries(config: Config) -> list[int]:
