@@ -59,7 +59,7 @@ def workers(count: int, restarts: int, arguments: list[str]) -> int:
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stop)
-        settings = {
+        settings: dict[str, Any] = {
             "min_nodes": 1,
             "max_nodes": 1,
             "nproc_per_node": count,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .state import TrainState
 
 T = TypeVar("T")
+_stores: Any = dist  # which has stores that its types do not know
 
 BUCKET = 2**24  # elements that travel at once
 TIMEOUT_SEC = 1800.0
@@ -37,7 +38,7 @@ class LostWorker(UserError):
 class Crew:
     """The workers of a run; by itself, one that works alone. `now`: what this one is doing, and since when."""
 
-    def __init__(self, rank: int = 0, size: int = 1, store: dist.Store | None = None, timeout: float = TIMEOUT_SEC):
+    def __init__(self, rank: int = 0, size: int = 1, store: Any = None, timeout: float = TIMEOUT_SEC):
         self.rank, self.size, self.store, self.timeout = rank, size, store, timeout
         self.host = socket.gethostname()
         self.now = ("starting", time.time())
@@ -244,22 +245,22 @@ def _connect(crew: Crew, device: torch.device) -> None:
     serves = crew.chief and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     patience = min(crew.timeout, 300.0)
     try:
-        server = dist.TCPStore(host, port, crew.size, serves, timedelta(seconds=patience), wait_for_workers=False)
+        server = _stores.TCPStore(host, port, crew.size, serves, timedelta(seconds=patience), wait_for_workers=False)
     except RuntimeError as error:
         raise LostWorker(f"rank {crew.rank} cannot reach the launcher at {host}:{port}: {_line(error)}") from error
-    crew.store = dist.PrefixStore(f"stylegen/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", server)
+    crew.store = _stores.PrefixStore(f"stylegen/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", server)
     crew.roll_call("the start", {"number of workers": str(crew.size)}, patience)
-    group = {"rank": crew.rank, "world_size": crew.size, "timeout": timedelta(seconds=crew.timeout)}
+    group: dict[str, Any] = {"rank": crew.rank, "world_size": crew.size, "timeout": timedelta(seconds=crew.timeout)}
     with crew.contact():
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=dist.PrefixStore("group", crew.store), **group)
+        dist.init_process_group(backend, store=_stores.PrefixStore("group", crew.store), **group)
 
 
 def share_statistics(network: nn.Module, crew: Crew) -> None:
     """Has the layers that look at the whole batch look at all workers' parts of it."""
     for module in network.modules():
         if crew.size > 1 and hasattr(module, "crew"):
-            module.crew = crew
+            setattr(module, "crew", crew)  # noqa: B010 (which layers have it is their matter)
 
 
 class _AllSum(torch.autograd.Function):
