@@ -232,10 +232,9 @@ def joined(device: torch.device, timeout: float, call: Callable[[Crew], T]) -> T
     with watching(crew):
         _connect(crew, device)
         found = call(crew)
-        crew.begin("waiting for the others to end")
-        with crew.contact():  # together: who leaves early takes others' sums away
-            dist.barrier()
-            dist.destroy_process_group()
+    with crew.contact():  # together: who leaves early takes others' sums away
+        dist.barrier()
+        dist.destroy_process_group()
     return found
 
 
