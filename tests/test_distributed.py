@@ -230,7 +230,9 @@ def test_in_float32_with_sgd(workers: int, data: Path, alone: Path, tmp_path: Pa
     ours, theirs = (load_tensors(folder / "state.ckpt")[0] for folder in (run, alone))
     assert ours.keys() == theirs.keys()
     worst = {name: relative(ours[name] - theirs[name], theirs[name]) for name in ours if name.startswith(("G", "D"))}
-    assert not {name: value for name, value in worst.items() if value > 1e-5 and theirs[name].any()}
+    first = {name for name in worst if name.endswith("synthesis.layers.0.bias")}  # its gradient is 0 but for rounding
+    assert all((ours[name] - theirs[name]).abs().max() < 1e-6 for name in first)
+    assert not {name: value for name, value in worst.items() if value > 1e-5 and name not in first}
     files = [{path.name for path in folder.rglob("*") if "tfevents" not in path.name} for folder in (run, alone)]
     assert files[0] == files[1]
     for a, b in zip(rows(run), rows(alone), strict=True):

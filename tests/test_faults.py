@@ -225,11 +225,12 @@ def test_torchrun(data: Path, case: Case, whole: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     arguments = train_arguments(data, case.run, *OFTEN, kimg=KIMG)
     command = [*torchrun, "-m", "stylegen.tools.cli", *arguments]
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    how: dict[str, Any] = {"env": os.environ | {"OMP_NUM_THREADS": "1"}, "capture_output": True, "text": True}
+    refused = subprocess.run(command, **how, timeout=60)
     assert refused.returncode == 1
     assert "--gpus: another launcher has started this worker already; leave the number to it" in refused.stderr
     at = command.index("--gpus")
-    done = subprocess.run(command[:at] + command[at + 2 :], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command[:at] + command[at + 2 :], **how, timeout=60)
     assert done.returncode == 0, done.stderr
     assert_same_run(case.run, whole)
 

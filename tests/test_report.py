@@ -191,10 +191,12 @@ def test_data_sheet(tmp_path):
     assert (facts["label_kind"], facts["label_size"]) == ("classes", 3)
     assert facts["classes"] == [["0", 14], ["1", 13], ["2", 13]]
     assert facts["unbalanced"] == round(14 / 13, 3)
-    dataset = open_dataset(data_zip(tmp_path / "b.zip"))
-    assert data_sheet(dataset)["label_kind"] == "none"
+    plain = data_zip(tmp_path / "b.zip")
+    assert data_sheet(open_dataset(plain))["label_kind"] == "none"
+    dataset = open_dataset(plain)
     dataset.labels = np.zeros((40, 5), np.float32)
     assert (data_sheet(dataset)["label_kind"], data_sheet(dataset)["label_size"]) == ("vectors", 5)
+    dataset = open_dataset(plain)
     dataset.labels, dataset.class_names = np.repeat([0, 2], 20), ["cat", "none", "dog"]
     facts = data_sheet(dataset)
     assert (facts["classes"], facts["unbalanced"]) == ([["cat", 20], ["none", 0], ["dog", 20]], 1)
