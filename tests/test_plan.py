@@ -56,7 +56,7 @@ def test_table_and_sums(data: Path, tmp_path: Path) -> None:
     assert sizes[-1] == ("16x16", "hold", "0.4", "40")
     last = rows[-1]
     assert seconds(last["time"]) == pytest.approx(39.6 * float(last["s/kimg"]), abs=1, rel=0.01)
-    total = int(re.search(r"in all \((\d+) s\)", text)[1])
+    total = int(re.search(r"Time: .* \((\d+) s\)", text)[1])
     assert seconds(last["until then"]) <= total
     assert re.search(r"2 networks of \d\S* MB, up to 3 states of \S+ MB, 21 previews", text)
     assert "Warning: 40 pictures are very few: D will know them by heart; --mirror and --augment" in text

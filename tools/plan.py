@@ -107,8 +107,8 @@ def _sums(plan: "Plan", run_dir: Path, free: int) -> list[str]:
     ends = time.strftime("%A %d %B, %H:%M", time.localtime(time.time() + plan.total_sec))
     (networks, network), (states, state), (previews, preview) = plan.networks, plan.states, plan.previews
     return [
-        f"Time: {duration_text(plan.total_sec)} ({plan.total_sec:.0f} s), of which {duration_text(plan.start_sec)} to start "
-        f"and {duration_text(plan.output_sec)} for previews and networks. Started now it ends on {ends}.",
+        f"Time: {duration_text(plan.total_sec)} ({plan.total_sec:.0f} s), of which {duration_text(plan.start_sec)} to "
+        f"start and {duration_text(plan.output_sec)} for previews and networks. Started now it ends on {ends}.",
         f"Disk: {_bytes(plan.disk)} in {run_dir}: {networks} networks of {_bytes(network)}, up to {states} states of "
         f"{_bytes(state)}, {previews} previews of about {_bytes(preview)}; {_bytes(free)} are free.",
     ]
