@@ -47,7 +47,7 @@ def warnings(config: Config, dataset: Dataset, plan: Plan, how: How, before: Mac
 
 def _on_data(config: Config, dataset: Dataset) -> Iterator[str]:
     training, count, sheet = config.training, len(dataset), data_sheet(dataset)
-    help_for = {"--mirror": training.mirror, "--augment color,translation,cutout": training.augment}
+    help_for = {"--mirror": training.mirror, "--augment ada": training.augment}
     missing = " and ".join(option for option, given in help_for.items() if not given)
     if count < FEW:
         much = "very few: D will know them by heart" if count < VERY_FEW else "few: D may learn them by heart"
