@@ -127,7 +127,7 @@ def test_a_worker_that_crashes(case: Case) -> None:
         assert process.wait(30) == 1
     *before, last = case.said.strip().splitlines()
     why = "crashed (its traceback is above): ZeroDivisionError: by design"
-    assert last == f"Error: the worker of rank 1 {why}; --resume goes on from the last saved state"
+    assert last == f"Error: the worker of rank 1 {why}; no state had been saved yet"
     assert "Traceback (most recent call last):" in before and sum("Error" in line for line in before) == 1
 
 

@@ -75,7 +75,9 @@ def test_p_falls_to_zero(data: Path, tmp_path: Path) -> None:
         (["--augment", "ada", "--ada-target", "1"], ["ada_target is 1"]),
         (["--augment", "ada", "--ada-kinds", "blur"], ["'blur' is not one of 'blit'"]),
         (["--ada-target", "0.5"], ["--ada-target means nothing without --augment ada"]),
-        (["--freeze-d", "3"], ["freeze_d is 3", "0 to 2 layers"]),
+        (["--set", "training.freeze_d=3"], ["freeze_d is 3", "0 to 2 layers"]),
+        (["--freeze-d", "1"], ["--freeze-d keeps what D has learnt elsewhere", "--init-from a run folder"]),
+        (["--freeze-d", "1", "--init-from", "emoji64"], ["--init-from a run folder"]),
         (["--init-from", "nowhere"], ["nowhere"]),
         (["--init-from", "SOURCE", "--preset", "progan-1024"], ["SOURCE is a stylegan", "progan"]),
     ],
@@ -125,7 +127,7 @@ def test_frozen_layers(data: Path, preset: str, tmp_path: Path) -> None:
     small = ["--set", "schedule.initial_level=2"] if preset == "small-32" else ["--batch", 8]
     arguments = ["train", str(data), "--preset", preset, *small, "--seed", "3", "--device", "cpu"]
     for name, kimg in (("a", "0.008"), ("b", "0.04")):
-        invoke([*arguments, "--out", str(tmp_path / name), "--freeze-d", "1", "--kimg", kimg])
+        invoke([*arguments, "--out", str(tmp_path / name), "--set", "training.freeze_d=1", "--kimg", kimg])
     a, b = tensors(tmp_path / "a"), tensors(tmp_path / "b")
     prefixes = {"small-32": ("D/from_rgb.2.", "D/blocks.1."), "dcgan-64": ("D/layers.0.",), "mlp-32": ("D/hidden.0.",)}
     used = {

@@ -82,7 +82,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(
     said = goes_on(data, run, runs[0.144])
     warning = next(line for line in said.splitlines() if line.startswith("Warning: "))
     assert str(run / "state.ckpt") in warning and why in warning
-    assert warning.endswith(f"going on from {FIRST} instead, see {DAMAGED}")
+    assert warning.endswith(f"going on from {FIRST} instead. It stays as {DAMAGED}")
     assert warning in (run / "log.txt").read_text() and "Resuming at 0.048" in said
     assert (run / DAMAGED).read_bytes() == damaged
 

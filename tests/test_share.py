@@ -101,9 +101,9 @@ def test_too_many_workers_are_refused(settings: list[str], workers: int, parts: 
     """At every level of the run, before it starts; alone, any batch is fine."""
     config = configured(*settings)
     with pytest.raises(UsageError) as error:
-        check(config, workers, micro=False)
+        check(config, workers, micro=None)
     assert not [part for part in parts if part not in str(error.value)], error.value
-    check(config, 1, micro=False)
+    check(config, 1, micro=None)
 
 
 @pytest.mark.parametrize(
@@ -119,12 +119,17 @@ def test_micro_batches_are_refused_where_the_whole_batch_matters(settings: list[
     with pytest.raises(
         UsageError, match=rf"^--micro-batch: {what} looks at the whole batch at once.*leave the option out"
     ):
-        check(config, 1, micro=True)
-    check(config, 2, micro=False)
+        check(config, 1, micro=4)
+    check(config, 2, micro=None)
 
 
 def test_what_fits_is_accepted() -> None:
-    check(configured(), 4, micro=True)
+    check(configured(), 4, micro=4)
     layer_norm = configured(preset="dcgan-64")
     g, d = (replace(part, norm="layer") for part in (layer_norm.generator, layer_norm.discriminator))
-    check(replace(layer_norm, generator=g, discriminator=d), 2, micro=True)
+    check(replace(layer_norm, generator=g, discriminator=d), 2, micro=4)
+
+
+def test_less_than_a_group_at_a_time_is_refused() -> None:
+    with pytest.raises(UsageError, match="--micro-batch 3 is less than a group of minibatch stddev, 4"):
+        check(configured(), 1, micro=3)

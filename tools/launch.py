@@ -11,6 +11,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -29,7 +30,7 @@ ENDED_SEC = 20  # after the first failure, what still runs is being ended: torch
 _STARTS_OVER = ("--gpus", "--restarts")
 
 
-def workers(count: int, restarts: int, arguments: list[str]) -> int:
+def workers(count: int, restarts: int, arguments: list[str], run_dir: Path) -> int:
     """Runs `stylegen arguments` in `count` workers until all have ended; returns the exit code.
 
     They are started again up to `restarts` times, and go on from the last state. SIGINT and SIGTERM are passed on once;
@@ -55,6 +56,7 @@ def workers(count: int, restarts: int, arguments: list[str]) -> int:
                 raise SignalException("a second Ctrl-C", signal.SIGKILL)
             if not stopped:
                 write_atomic(stop_file, str(number))
+                os.write(2, b"\nFinishing this step and saving; Ctrl-C twice to quit at once.\n")
             stopped.append(number)
 
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -79,7 +81,9 @@ def workers(count: int, restarts: int, arguments: list[str]) -> int:
             return 128 + (stopped[-1] if stopped else error.sigval)
         except ChildFailedError as error:
             if not stopped:
-                raise UserError(_why(error.failures)) from error
+                why = _why(error.failures) + _how_to_go_on(run_dir)
+                _log(run_dir, why)
+                raise UserError(why) from error
         return code_of(int(stop_file.read_text()) if stop_file.exists() else 0)
 
 
@@ -189,4 +193,16 @@ def _why(failures: dict[int, Any]) -> str:
         return message
     else:
         why = f"ended with exit code {failure.exitcode}: {message}"
-    return f"the worker of rank {rank} {why}; --resume goes on from the last saved state"
+    return f"the worker of rank {rank} {why}"
+
+
+def _how_to_go_on(run_dir: Path) -> str:
+    from stylegen.training.saver import saved_states
+
+    return "; --resume goes on from the last saved state" if saved_states(run_dir) else "; no state had been saved yet"
+
+
+def _log(run_dir: Path, why: str) -> None:
+    """The end of the run's log says why, whatever its workers saw of it."""
+    with suppress(OSError), open(run_dir / "log.txt", "a", encoding="utf-8") as file:
+        file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} Error: {why}\n")

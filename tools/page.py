@@ -238,7 +238,7 @@ def _settings(config: Config) -> str:
         lines = []
         for key, value in values.items():
             usual = theirs[section][key] if theirs else value
-            changed = usual != value and key != "data_digest"
+            changed = usual != value and key not in ("data_digest", "precision")  # which follow from data and machine
             line = [escape(key), escape(_value(value)), f"<s>{escape(_value(usual))}</s>" if changed else ""]
             lines.append([f"<mark>{text}</mark>" if changed and k < 2 else text for k, text in enumerate(line)])
             if changed:

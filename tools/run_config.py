@@ -95,11 +95,14 @@ def _open(data: str, resolution: tuple[int, int] | None, preset: str | None, sav
 
 def _started(preset: str, cond: bool | None, dataset: "Dataset", gpus: int, options: dict[str, Any]) -> "Config":
     from stylegen import presets
+    from stylegen.training import saver
 
     gpus = gpus if preset in presets.BY_GPUS else 1
     config = presets.preset(preset, dataset.size, dataset.channels, _label_size(cond, dataset), gpus)
     if options["init_from"]:
         config = _transferred(config, options["init_from"])
+    if options["freeze_d"] and not (options["init_from"] and saver.saved_states(Path(options["init_from"]))):
+        raise UserError("--freeze-d keeps what D has learnt elsewhere: give --init-from a run folder, which holds a D")
     config = _apply(config, options)
     training = dataclasses.replace(config.training, data_digest=dataset.digest)
     return _checked(presets.resolve(dataclasses.replace(config, training=training)))

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import click
@@ -88,5 +89,5 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         age,
         row["preset"],
         row["data"] or "",
-        row["error"] or row["health"],
+        shorten(row["error"] or row["health"], 60, placeholder=" ..."),
     )

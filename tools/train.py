@@ -71,7 +71,7 @@ class ListType(click.Choice):
 @click.option("--ada-target", type=float, help="Mean sign of D's scores of real pictures to hold.  [default: 0.6]")
 @click.option("--ada-speed-kimg", type=POSITIVE, help="How long ada's p takes from 0 to 1.  [default: 500]")
 @click.option("--ada-ceiling", type=POSITIVE, help="What ada's p never passes.  [default: 0.8]")
-@click.option("--init-from", metavar="RUN|NETWORK", help="Start with its weights, at its resolution.")
+@click.option("--init-from", metavar="RUN|NETWORK", help="Start with the weights of another run or network.")
 @click.option("--freeze-d", type=click.IntRange(min=0), help="Layers of D, from the pictures, that keep their weights.")
 @click.option("--cond/--no-cond", default=None, help="Train on the data's labels.  [default: no]")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.  [default: 0]")
@@ -90,11 +90,11 @@ class ListType(click.Choice):
 )
 @click.option("--metrics-kimg", type=POSITIVE, help="How often.  [default: 100]")
 @click.option(
-    "--on-collapse", type=click.Choice(ON_COLLAPSE), help="When a run goes wrong: tell, or end it too.  [default: warn]"
+    "--on-collapse", type=click.Choice(ON_COLLAPSE), help="After an alarm: tell, end, or try again.  [default: warn]"
 )
 @click.option("--set", "assignments", multiple=True, metavar="SECTION.FIELD=VALUE", help="Any field of config.json.")
 @click.option("--gpus", type=click.IntRange(min=1), help="Workers on this machine, a GPU each.  [default: 1]")
-@click.option("--restarts", type=click.IntRange(min=0), default=0, show_default=True, help="Of workers that die.")
+@click.option("--restarts", type=click.IntRange(min=0), default=0, show_default=True, help="Of lost workers, at most.")
 @click.option(
     "--timeout", type=POSITIVE, default=1800.0, show_default=True, help="Seconds to wait for a silent worker."
 )
@@ -153,13 +153,13 @@ def train(
         if dry_run:
             _show(config, dataset, str(torch_device))
             return 0
-        share.check(config, count, isinstance(how["micro_batch"], int))
+        share.check(config, count, how["micro_batch"] if isinstance(how["micro_batch"], int) else None)
         if count > crew.size:
             launch.check_devices(torch_device, count)
         if planned:
             return show_plan(config, dataset, run_dir, torch_device, count, how, resume) if crew.chief else 0
         if count > crew.size:
-            return launch.workers(count, restarts, ctx.meta[ARGUMENTS])
+            return launch.workers(count, restarts, ctx.meta[ARGUMENTS], run_dir)
         number = loop.train(config, run_dir, dataset, device=torch_device, crew=crew, **how)
         return number if crew.size > 1 else launch.code_of(number)
 

@@ -6,6 +6,7 @@ Any launcher that sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT will do: `s
 import itertools
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -290,4 +291,6 @@ def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """The first line of an error of torch's, without the place in its sources."""
+    first = re.sub(r"^\[\S*\.cpp:\d+\] ", "", str(error).strip().partition("\n")[0])
+    return first.partition(". This may")[0][:200] or type(error).__name__

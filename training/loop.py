@@ -55,7 +55,7 @@ def train(
     fit its memory. Raises UserError for a state that does not fit and for a non-finite loss, OSError where a file
     cannot be written, LostWorker; the last saved state stays in every case.
     """
-    check_split(config, crew.size, isinstance(micro_batch, int))
+    check_split(config, crew.size, micro_batch if isinstance(micro_batch, int) else None)
     with ExitStack() as stack:
         if crew.chief:
             (run_dir / "previews").mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,8 @@ def _open(config: Config, run_dir: Path, device: torch.device, crew: Crew) -> tu
     config = configs.from_dict(Config, configs.to_dict(config))  # as it is read back: 8 in a table becomes 8.0
     state, notes = fresh(config, device), []
     if crew.chief:
-        notes = load_newest(state, run_dir)
+        notes = [again] if (again := _started_again()) else []
+        notes += load_newest(state, run_dir)
         if state.images_seen == 0 and config.training.init_from:
             notes.append(transfer(state, config.training.init_from))
         write_atomic(run_dir / "config.json", json.dumps(configs.to_dict(config), indent=2) + "\n")
@@ -108,6 +109,13 @@ def _open(config: Config, run_dir: Path, device: torch.device, crew: Crew) -> tu
     for network in (state.G, state.D):
         share_statistics(network, crew)
     return state, notes
+
+
+def _started_again() -> str:
+    """What there is to say where a launcher has started the workers again."""
+    times, most = (os.environ.get(f"TORCHELASTIC_{name}", "0") for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+    lost = f"Warning: a worker was lost; all have been started again (restart {times} of {most})"
+    return lost if times != "0" else ""
 
 
 def _digest(config: Config) -> str:
@@ -127,14 +135,12 @@ def _outputs_and_run(
 ) -> int:
     if not crew.chief:
         return _run(state, loader, crew, most, None, stop)
-    with closing(Outputs(state, run_dir, loader, notes)) as outputs:
+    with closing(Outputs(state, run_dir, loader, notes, crew.size)) as outputs:
         try:
             number = _run(state, loader, crew, most, outputs, stop)
-            outputs.finish()
-            if number == ALARM and outputs.fatal:
-                times = state.config.training.rollbacks
-                tried = f" The run has gone back {times} times already." if times else ""
-                raise UserError(f"{outputs.fatal.sentence}.{tried} Saved in {run_dir / STATE_NAME}; --resume goes on")
+            outputs.finish(goes_back=number == BACK)
+            if outputs.fatal and number in (ALARM, 0):
+                raise UserError(f"{outputs.fatal.sentence}. {outputs.no_way_back()}As it is it was saved in {run_dir}")
             return number
         except (UserError, OSError) as error:
             with suppress(OSError):

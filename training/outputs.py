@@ -32,7 +32,7 @@ MOST_ROLLBACKS = 3
 class Outputs:
     """All that a run writes, and when."""
 
-    def __init__(self, state: TrainState, run_dir: Path, loader: Loader, notes: list[str]):
+    def __init__(self, state: TrainState, run_dir: Path, loader: Loader, notes: list[str], workers: int = 1):
         """Tells of the run's start, and `notes`."""
         self.state, self.run_dir, self.dataset = state, run_dir, loader.dataset
         self.fatal: Alarm | None = None  # that the run must end or go back for
@@ -45,7 +45,7 @@ class Outputs:
         self.shown_early = False
         for note in notes:
             self.reporter.log(note)
-        _begin(state, run_dir, loader, self.reporter)
+        _begin(state, run_dir, loader, self.reporter, workers)
 
     def add(self, stage: Stage, stats: Stats, before: int, *, ends: bool) -> None:
         """After an iteration: counts it in, writes what is due. Raises UserError for non-finite figures, OSError."""
@@ -58,7 +58,7 @@ class Outputs:
         if self.meter and measured:
             _measure(self.meter, state, run_dir, self.dataset, self.reporter)
         if due(max(stage.tick, 1), before, seen) or measured or ends:
-            self._report(stage, ends)
+            self.fatal = self.watch.report(state, stage, self.reporter) or self.fatal
         early = not self.shown_early and now - self.started > FIRST_PREVIEW_SEC
         if due(1000 * output.preview_kimg, before, seen) or early or ends:
             preview(state, preview_path(run_dir, seen))
@@ -80,14 +80,20 @@ class Outputs:
         wanted = config.output.on_collapse == "rollback" and config.training.rollbacks < MOST_ROLLBACKS
         return wanted and (self.run_dir / HEALTHY).exists()
 
-    def _report(self, stage: Stage, ends: bool) -> None:
-        fatal = self.watch.report(self.state, stage, self.reporter)
-        if fatal and not ends:  # too late otherwise
-            self.fatal = fatal
+    def no_way_back(self) -> str:
+        """Why the run does not go back, where it was asked to: a sentence, or ""."""
+        if self.state.config.output.on_collapse != "rollback":
+            return ""
+        if not (self.run_dir / HEALTHY).exists():
+            return "There is no healthy state to go back to: none had been followed by another yet. "
+        times = self.state.config.training.rollbacks
+        return f"It went back {times} times already. " if times == MOST_ROLLBACKS else "It is at its end. "
 
-    def finish(self) -> None:
-        """Says how the run ended, once all is on disk. Raises OSError."""
+    def finish(self, *, goes_back: bool = False) -> None:
+        """Says how the run ended, if it did, once all is on disk. Raises OSError."""
         self.saver.wait()
+        if goes_back:
+            return
         seen = self.state.images_seen
         verb, more = ("Finished", "") if seen >= self.total else ("Stopped", "; --resume goes on")
         self.reporter.log(f"{verb} at {seen / 1000:g} kimg{more}. State: {self.run_dir / STATE_NAME}")
@@ -118,7 +124,7 @@ def _measure(meter: Meter, state: TrainState, run_dir: Path, dataset: Dataset, r
     reporter.note(numbers(figures, seconds), seconds)
 
 
-def _begin(state: TrainState, run_dir: Path, loader: Loader, reporter: Reporter) -> None:
+def _begin(state: TrainState, run_dir: Path, loader: Loader, reporter: Reporter, workers: int) -> None:
     config, seen = state.config, state.images_seen
     stage = stage_at(config, seen)
     if seen >= total_images(config):
@@ -127,9 +133,10 @@ def _begin(state: TrainState, run_dir: Path, loader: Loader, reporter: Reporter)
     verb = f"Resuming at {seen / 1000:g}" if seen else "Training from 0"
     dataset = loader.dataset
     halved = "" if dataset.size == dataset.full_size else f" (from {configs.size_text(dataset.full_size)})"
+    where = f"{workers} workers on {state.device.type}" if workers > 1 else str(state.device)
     reporter.log(
         f"{verb} of {config.schedule.total_kimg:g} kimg: {config.preset}, {loader.told}, "
-        f"{describe(dataset.size, dataset.channels)}{halved}, {state.device} in {config.training.precision}, "
+        f"{describe(dataset.size, dataset.channels)}{halved}, {where} in {config.training.precision}, "
         f"now {stage_text(config, stage)}. Previews: {run_dir / 'previews'}"
     )
     write_atomic(run_dir / "data.json", json.dumps(data_sheet(dataset), indent=2) + "\n")

@@ -63,9 +63,12 @@ def load_newest(state: TrainState, run_dir: Path) -> list[str]:
         for later in run_dir.glob("state-*.ckpt"):
             if later != path and later.name >= kept_name(state.images_seen):
                 later.unlink()
-        return [f"Warning: {error}; going on from {path.name} instead, see {DAMAGED}" for _, error in damaged]
+        problems = [str(error).partition(";")[0] for _, error in damaged]
+        return [f"Warning: {problem}; going on from {path.name} instead. It stays as {DAMAGED}" for problem in problems]
     if damaged:
-        raise damaged[0][1]
+        older = f", and so are all {len(damaged) - 1} older ones" if len(damaged) > 1 else ""
+        problem, _, remedy = str(damaged[0][1]).partition(";")
+        raise DamagedError(f"{problem}{older};{remedy}")
     return []
 
 

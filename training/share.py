@@ -59,8 +59,8 @@ def mixes(config: Config) -> str:
     return ", ".join(name for name, there in found.items() if there)
 
 
-def check(config: Config, workers: int, micro: bool) -> None:
-    """Raises UsageError where a batch of the run cannot be split that way."""
+def check(config: Config, workers: int, micro: int | None) -> None:
+    """micro: samples at a time, None for all. Raises UsageError where a batch of the run cannot be split that way."""
     if micro and (how := mixes(config)):
         raise UsageError(
             f"--micro-batch: {how} looks at the whole batch at once, which parts of it would change; leave the option "
@@ -78,7 +78,11 @@ def check(config: Config, workers: int, micro: bool) -> None:
         if stage.batch // size < workers:
             raise UsageError(
                 f"{workers} workers are too many for a batch of {stage.batch}: it has {stage.batch // size} groups of "
-                f"{size} (minibatch stddev); use at most so many workers, or a larger --batch"
+                f"{size} (minibatch stddev); use at most {stage.batch // size} workers, or a larger --batch"
+            )
+        if micro and micro < size:
+            raise UsageError(
+                f"--micro-batch {micro} is less than a group of minibatch stddev, {size}; give at least {size}"
             )
 
 
