@@ -27,7 +27,7 @@ REQUEUE = 75  # EX_TEMPFAIL: stopped by SIGTERM with all saved; the same command
 LOST = 69  # EX_UNAVAILABLE: of a worker that lost others, who are the reason
 CRASHED = 70  # EX_SOFTWARE
 ENDED_SEC = 20  # after the first failure, what still runs is being ended: torch gives it 30 s
-_STARTS_OVER = ("--gpus", "--restarts")
+_LAUNCHERS = ("--gpus", "--restarts")  # options
 
 
 def workers(count: int, restarts: int, arguments: list[str], run_dir: Path) -> int:
@@ -40,7 +40,7 @@ def workers(count: int, restarts: int, arguments: list[str], run_dir: Path) -> i
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    from stylegen.training.watchdog import LAUNCHER, STOP_FILE
+    from stylegen.training.watchdog import FINISHING, LAUNCHER, STOP_FILE
 
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # what it says is said below
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of workers that end because others have
@@ -56,7 +56,7 @@ def workers(count: int, restarts: int, arguments: list[str], run_dir: Path) -> i
                 raise SignalException("a second Ctrl-C", signal.SIGKILL)
             if not stopped:
                 write_atomic(stop_file, str(number))
-                os.write(2, b"\nFinishing this step and saving; Ctrl-C twice to quit at once.\n")
+                os.write(2, FINISHING)
             stopped.append(number)
 
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -123,7 +123,7 @@ def without(arguments: list[str]) -> list[str]:
     """The command line of a worker: without the options that are the launcher's."""
     kept, skip = [], False
     for argument in arguments:
-        if skip or argument.partition("=")[0] in _STARTS_OVER:
+        if skip or argument.partition("=")[0] in _LAUNCHERS:
             skip = not skip and "=" not in argument
         else:
             kept.append(argument)

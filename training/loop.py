@@ -29,7 +29,7 @@ from .share import check as check_split
 from .state import STATE_NAME, TrainState, fresh
 from .step import iterate
 from .transfer import transfer
-from .watchdog import watching
+from .watchdog import FINISHING, watching
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ALARM, BACK = -1, -2  # why a run stops beside signals: for good, or to go on from a healthy state
@@ -202,7 +202,7 @@ def _stop_signals() -> Iterator[list[int]]:
         stop.append(number)
         with suppress(OSError):  # the terminal may be gone
             if not launched():
-                os.write(2, b"\nFinishing this step and saving; once more to quit at once.\n")
+                os.write(2, FINISHING)
 
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -60,9 +60,7 @@ def load_newest(state: TrainState, run_dir: Path) -> list[str]:
             os.replace(damaged[0][0], run_dir / DAMAGED)
         for newer, _ in damaged[1:]:
             newer.unlink()
-        for later in run_dir.glob("state-*.ckpt"):
-            if later != path and later.name >= kept_name(state.images_seen):
-                later.unlink()
+        _drop_later(state, run_dir, but=path)
         problems = [str(error).partition(";")[0] for _, error in damaged]
         return [f"Warning: {problem}; going on from {path.name} instead. It stays as {DAMAGED}" for problem in problems]
     if damaged:
@@ -75,8 +73,12 @@ def load_newest(state: TrainState, run_dir: Path) -> list[str]:
 def load_healthy(state: TrainState, run_dir: Path) -> None:
     """Loads the last healthy state; those after it go. Raises UserError, OSError."""
     state.load(run_dir / HEALTHY)
+    _drop_later(state, run_dir)
+
+
+def _drop_later(state: TrainState, run_dir: Path, but: Path | None = None) -> None:
     for later in run_dir.glob("state-*.ckpt"):
-        if later.name >= kept_name(state.images_seen):
+        if later != but and later.name >= kept_name(state.images_seen):
             later.unlink()
 
 

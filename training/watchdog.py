@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 STOP_FILE = "STYLEGEN_STOP_FILE"  # environment: a file that appears, with a signal's number, to stop
 LAUNCHER = "STYLEGEN_LAUNCHER"  # environment: its process, where known
+FINISHING = b"\nFinishing this step and saving; Ctrl-C quits at once.\n"  # after a signal
 EVERY_SEC = 0.5
 PATIENCE_SEC = 120.0
 GRACE_SEC = 10.0  # in which workers notice by themselves that another has given up, and save what they are saving
