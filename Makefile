@@ -42,6 +42,7 @@ bench: $(INSTALLED) ## measure this machine again and rewrite the tables of docs
 	$(BIN)/stylegen bench generate --resolution 64 --resolution 256 --resolution 1024 --batch 1 --batch 4 \
 		--markdown docs/performance.md
 	$(BIN)/stylegen bench train --markdown docs/performance.md
+	$(BIN)/stylegen bench run --markdown docs/performance.md
 	$(BIN)/stylegen bench data --markdown docs/performance.md
 	$(BIN)/stylegen bench metrics --markdown docs/metrics.md
 

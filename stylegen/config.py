@@ -242,8 +242,18 @@ def difference(ours: Config, theirs: Config) -> list[str]:
             other, prefix = b[name], f"{name}."
         for key, value in section.items():
             if value != other[key] and (name, key) not in _FREE:
-                lines.append(f"{prefix}{key}: {value} here, {other[key]} in the saved run")
+                lines.append(f"{prefix}{key}: {_text(value)} here, {_text(other[key])} in the saved run")
     return lines
+
+
+def _text(value: Any) -> str:
+    """A field's value; lists as the command line takes them."""
+    return (",".join(map(str, value)) or "none") if isinstance(value, list | tuple) else str(value)
+
+
+def counted(count: int, what: str) -> str:
+    """ "1 picture", "2 pictures"."""
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def size_text(size: tuple[int, int]) -> str:

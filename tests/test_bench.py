@@ -15,6 +15,7 @@ from stylegen.config import GeneratorConfig
 from stylegen.networks import build_generator
 from stylegen.tools.bench_measure import REFERENCE, Floor, aligned, cells, interleave, markdown, markers, row
 from stylegen.tools.bench_networks import count_flops, psnr, training_cases
+from stylegen.tools.bench_run import ROWS
 from stylegen.training.probe import settled
 from stylegen.training.schedule import stage_at
 
@@ -80,6 +81,16 @@ def test_training_cases_are_settled_at_full_size() -> None:
         assert stage.alpha == 1
         assert stage.level == config.generator.levels - 1
         assert settled(config, 0, 3).schedule.batch_default == 3
+
+
+def test_run_saves_augments_and_shares(tmp_path: Path) -> None:
+    rows = {line["name"].partition(": ")[2]: line for line in run(tmp_path / "run.json", "run")["rows"]}
+    assert len(rows) == ROWS
+    for name, line in rows.items():
+        iterates = name.startswith("--augment") or "worker" in name
+        assert (line.get("pictures_sec") is not None) == iterates, name
+        assert line["ratio"] == pytest.approx(line["baseline_ms"] / line["median_ms"])
+    assert next(line["written_ms"] for name, line in rows.items() if name.startswith("save")) > 0
 
 
 def test_data_into_a_page(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What helps with few pictures: augmentation by `ada` in a run, weights of another network, frozen layers of D."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,7 @@ def test_starting_from_a_network_and_what_does_not_fit(data: Path, source: Path,
     arguments = growing(larger, tmp_path / "run", "--init-from", network, "--cond", "--lr", 1e-9, kimg=0.016)
     result = invoke(arguments)
     assert "Starting from the network" in result.stderr and "D starts from nothing" in result.stderr
+    assert re.search(r"tensors of G \(\d+ have other shapes there: \S+ is [\dx]+, and [\dx]+ there\)", result.stderr)
     assert "now 16x16" in result.stderr, "the level that the source has reached"
     ours, theirs = tensors(tmp_path / "run"), tensors(source)
     for name in ("G/synthesis.layers.3.conv.weight", "G_ema/synthesis.layers.3.conv.weight"):

@@ -201,6 +201,33 @@ def train(precisions: tuple[str, ...], device: str, baseline: str, **common: Any
     _finish("train", device, floor, found, total, common)
 
 
+@bench.command(short_help="What a run adds: augmentation, saving, workers.")
+@click.option("--precision", type=click.Choice(list(DTYPES)), help="Of the training.  [default: fastest]")
+@_options(*_COMMON)
+def run(precision: str | None, **common: Any) -> None:
+    """Time what a run adds to its iterations, on the CPU: augmentation, saving, the figures of health, more workers.
+
+    The baseline of each row is an iteration of `bench train` without what the row adds: the ratio of a save says how
+    many saves take as long as an iteration. Training stands still for `median ms` of a save; `written ms` is what
+    its thread takes from there on.
+
+    \b
+    Examples:
+      stylegen bench run
+      stylegen bench run --precision fp32 --threads 1
+    """
+    import torch
+
+    from .bench_networks import usual_precisions
+    from .bench_run import ROWS, measure, sizes
+
+    quick = common["quick"]
+    repeats = common["repeats"] or (1 if quick else 5)
+    floor = _begin("cpu", [], common)
+    found = measure(precision or usual_precisions(torch.device("cpu"))[-1], repeats, quick)
+    _finish("run", "cpu", floor, found, ROWS * len(sizes(quick)), common)
+
+
 @bench.command(short_help="Batches for training, and `dataset build`.")
 @click.option("--source", "sources", multiple=True, metavar="PICTURES", help="What to build from; may be repeated.")
 @click.option("--size", type=click.IntRange(min=1), default=64, show_default=True, help="Of the pictures to build.")

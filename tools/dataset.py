@@ -208,11 +208,11 @@ def check(data: str, workers: int) -> None:
 
 
 def _describe(opened: "Dataset") -> None:
-    from stylegen.config import base_of, size_text
+    from stylegen.config import base_of, counted, size_text
     from stylegen.errors import UserError
     from stylegen.training.pictures import describe
 
-    shards = f" in {len(opened.starts) - 1} shards" if opened.sharded else ""
+    shards = f" in {counted(len(opened.starts) - 1, 'shard')}" if opened.sharded else ""
     click.echo(f"{opened.path}: {len(opened)} pictures{shards}, {describe(opened.size, opened.channels)}")
     if opened.labels is not None and opened.labels.ndim == 1:
         names = opened.class_names or []

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from stylegen.config import counted
 from stylegen.errors import UserError
 
 from .options import SeedsType, SweepType, needs
@@ -77,5 +78,5 @@ def directions(
     for k in range(len(found.unit)):
         save_image(moved_sheet(opened, w, found, k, strength, found.layers), out / f"direction-{k}.png")
     save_directions(out / "directions.npz", found)
-    what = f"{len(found.unit)} direction{'s' * (len(found.unit) > 1)}"
+    what = counted(len(found.unit), "direction")
     click.echo(f"Wrote {what} to {out} in {time.monotonic() - begin:.1f} s.")

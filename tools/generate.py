@@ -48,7 +48,7 @@ def generate(
       stylegen generate --network runs/fashion --seeds 0-9 --class Sneaker --resolution 16 --out samples
       stylegen generate --network runs/faces --seeds samples/latents.npz --out again
     """
-    from stylegen.config import resolution_of, size_text
+    from stylegen.config import counted, resolution_of, size_text
     from stylegen.latents import concatenate, save_latents
 
     opened = open_network(**options)
@@ -62,7 +62,7 @@ def generate(
     if opened.size != resolution_of(config, config.levels - 1) and not options["resolution"]:
         full = size_text(resolution_of(config, config.levels - 1))
         click.echo(f"Note: the network has grown to {size_text(opened.size)} of {full} so far.", err=True)
-    what = f"{len(given)} picture{'s' * (len(given) > 1)} of {size_text(opened.size)}"
+    what = f"{counted(len(given), 'picture')} of {size_text(opened.size)}"
     click.echo(f"Wrote {what} to {out} in {time.monotonic() - begin:.1f} s.")
 
 

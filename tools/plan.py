@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stylegen.config import counted
+
 from .launch import cores
 from .run_folder import duration_text
 
@@ -76,7 +78,7 @@ def _head(config: "Config", dataset: "Dataset", how: "How", plan: "Plan") -> str
     return (
         f"{config.preset} on {dataset.path}: {len(dataset)} pictures of {describe(dataset.size, dataset.channels)}"
         f"{classes}; in {start:g} to {total:g} kimg each is seen {often} times{mirrored}.\n"
-        f"{how.gpus} worker{'s' * (how.gpus > 1)} on {how.device} in {config.training.precision}."
+        f"{counted(how.gpus, 'worker')} on {how.device} in {config.training.precision}."
     )
 
 
@@ -109,8 +111,9 @@ def _sums(plan: "Plan", run_dir: Path, free: int) -> list[str]:
     return [
         f"Time: {duration_text(plan.total_sec)} ({plan.total_sec:.0f} s), of which {duration_text(plan.start_sec)} to "
         f"start and {duration_text(plan.output_sec)} for previews and networks. Started now it ends on {ends}.",
-        f"Disk: {_bytes(plan.disk)} in {run_dir}: {networks} networks of {_bytes(network)}, up to {states} states of "
-        f"{_bytes(state)}, {previews} previews of about {_bytes(preview)}; {_bytes(free)} are free.",
+        f"Disk: {_bytes(plan.disk)} in {run_dir}: {counted(networks, 'network')} of {_bytes(network)}, up to "
+        f"{counted(states, 'state')} of {_bytes(state)}, {counted(previews, 'preview')} of about {_bytes(preview)}; "
+        f"{_bytes(free)} are free.",
     ]
 
 
@@ -122,7 +125,7 @@ def _how_known(how: "How", plan: "Plan") -> str:
     place, memory = str(how.device), ""
     if how.device.type == "cpu":
         threads = torch.get_num_threads()
-        place = f"{threads} thread{'s' * (threads > 1)}"
+        place = counted(threads, "thread")
         memory = "; the process takes up to twice that, beside what it has at the start"
     lines = [
         f"Measured in about {BUDGET_SEC:.0f} s on pictures of noise with {place}: medians. Memory is that of the "

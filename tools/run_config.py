@@ -140,8 +140,9 @@ def _continued(
     lines = configs.difference(config, saved)
     if preset not in (None, saved.preset):
         lines.append(f"preset: {preset} here, {saved.preset} in the saved run")
-    facts = {
-        "resolution": (dataset.size, configs.resolution_of(saved.generator, saved.generator.levels - 1)),
+    before = configs.resolution_of(saved.generator, saved.generator.levels - 1)
+    facts: dict[str, tuple[object, object]] = {
+        "resolution": (configs.size_text(dataset.size), configs.size_text(before)),
         "channels": (dataset.channels, saved.generator.channels),
     }
     if dataset.digest != saved.training.data_digest:

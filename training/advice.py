@@ -15,6 +15,7 @@ from stylegen.precision import choose
 from .dataset import Dataset
 from .plan import How, Plan
 from .probe import CPU_SLACK
+from .schedule import ends_early
 from .share import group_of, mixes
 from .sheet import data_sheet
 
@@ -58,13 +59,16 @@ def _on_data(config: Config, dataset: Dataset) -> Iterator[str]:
         yield f"the pictures are not square: they grow from {size_text(config.generator.base)}"
     if sheet.get("unbalanced", 0) > UNBALANCED:
         yield f"the largest class has {sheet['unbalanced']:.0f} times as many pictures as the smallest"
+    if early := ends_early(config):
+        yield early
     if dataset.label_size and not config.generator.label_size:
         yield "the data has labels, which are not used; --cond trains on them"
 
 
 def _on_machine(config: Config, plan: Plan, how: How, before: Machine) -> Iterator[str]:
     if how.device.type == "cpu" and before.load > BUSY:
-        alone = f"takes about {plan.alone_sec:.0f} s" if torch.get_num_threads() == 1 else "is faster"
+        known = torch.get_num_threads() == 1 and plan.alone_sec < 0.95 * plan.total_sec
+        alone = f"takes about {plan.alone_sec:.0f} s" if known else "is faster"
         yield f"other work keeps the processor busy (load {before.load:.1f} a core): alone, the run {alone}"
     best = choose("auto", how.device)
     if config.training.precision == "bf16" != best:

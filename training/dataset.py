@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from stylegen.assets import data_path, embedded_data
-from stylegen.config import base_of, size_text
+from stylegen.config import base_of, counted, size_text
 from stylegen.errors import NotFoundError, UserError
 
 from . import pictures
@@ -265,7 +265,7 @@ class Loader:
         if not self.dataset.sharded:
             return text
         windowed = f" ({self._window} shuffled at a time)" if 0 < self._window < shards else ""
-        return f"{text} in {shards} shards{windowed}"
+        return f"{text} in {counted(shards, 'shard')}{windowed}"
 
     def batch(self, images_seen: int, n: int, level: int, which: Sequence[int] | None = None) -> "Batch":
         """(uint8 [n, C, h, w], labels float32 [n, label_size or 0]); with `which`, only those items of the batch."""

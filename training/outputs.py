@@ -20,7 +20,7 @@ from .measure import Meter, best_path, best_so_far, better, numbers, told
 from .pictures import describe
 from .report import Reporter, preview, save_reals, stage_text
 from .saver import HEALTHY, Saver
-from .schedule import Stage, due, stage_at, total_images
+from .schedule import Stage, due, ends_early, stage_at, total_images
 from .sheet import data_sheet
 from .state import STATE_NAME, TrainState
 from .step import Stats
@@ -139,6 +139,8 @@ def _begin(state: TrainState, run_dir: Path, loader: Loader, reporter: Reporter,
         f"{describe(dataset.size, dataset.channels)}{halved}, {where} in {config.training.precision}, "
         f"now {stage_text(config, stage)}. Previews: {run_dir / 'previews'}"
     )
+    if early := ends_early(config):
+        reporter.log(f"Note: {early}.")
     write_atomic(run_dir / "data.json", json.dumps(data_sheet(dataset), indent=2) + "\n")
     if seen == 0 or not (run_dir / "reals.png").exists():
         save_reals(config, dataset, run_dir / "reals.png")

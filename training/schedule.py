@@ -60,6 +60,19 @@ def total_images(config: Config) -> int:
     return _images(config.schedule.total_kimg)
 
 
+def ends_early(config: Config) -> str:
+    """A sentence for a run that ends before its last level has settled; empty for others."""
+    last, total = config.generator.levels - 1, total_images(config)
+    whole = (last - config.schedule.initial_level) * (_images(config.schedule.hold_kimg + config.schedule.fade_kimg))
+    if total >= whole:
+        return ""
+    reached, full = (size_text(resolution_of(config.generator, level)) for level in (_position(config, total)[0], last))
+    return (
+        f"the run ends at {total / 1000:g} kimg, with {reached} settled; {full} settles at {whole / 1000:g} "
+        "(--hold-kimg and --fade-kimg say how fast it grows)"
+    )
+
+
 def describe(config: Config, first: int = 0, more: Sequence[Sequence[str]] = ()) -> str:
     """The schedule from image `first` on as a table: one row for every level held and every fade.
 
