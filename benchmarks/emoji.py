@@ -2,6 +2,7 @@
 
 people-rest.zip: the data set emoji-people-64 without sixteen people, drawn among those that come in six skins.
 people-held-out.zip: the sixteen, one after the other, six skins each.
+people-few.zip, people-others.zip: all people again, 200 that were drawn among them and the others.
 other-emoji.zip: all emoji but people and parts of them: faces, animals, food, places, things and signs.
 noise.zip: as many pictures as are held out, every pixel by itself.
 """
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from stylegen.tools.embed_emoji import SIZE, SUBGROUPS, download, key, shrink, write_archive
 from stylegen.training import png
 
-HELD_OUT, SKINS = 16, 6
+HELD_OUT, SKINS, FEW = 16, 6, 200
 PEOPLE = 1  # the group of people and parts of them in Unicode's list
 
 
@@ -42,6 +43,9 @@ def main(folder: Path) -> None:
         "people-held-out": [name for label in held for name in sorted(people[label])],
         "other-emoji": sorted(others),
     }
+    everyone = [*sets["people-rest"], *sets["people-held-out"]]
+    random.Random(0).shuffle(everyone)
+    sets |= {"people-few": everyone[:FEW], "people-others": everyone[FEW:]}
     folder.mkdir(parents=True, exist_ok=True)
     for title, names in sets.items():
         pictures = [shrink(files[name]) for name in tqdm(names, desc=title, unit="img")]

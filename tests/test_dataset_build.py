@@ -322,3 +322,15 @@ def test_the_result_among_the_pictures_is_none_of_them(tmp_path: Path) -> None:
     (tmp_path / "link.png").symlink_to(dest)
     for _ in range(2):
         assert not build_dataset(tmp_path, dest).skipped
+
+
+def test_a_zip_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.write(tmp_path / "a.png", "00000/img00000000.png")  # StyleGAN's tools name them so, but date them
+    (tmp_path / "text.zip").write_text("no zip")
+    for name in ("photos.zip", "text.zip"):
+        before = (tmp_path / name).read_bytes()
+        with pytest.raises(UserError, match=f"{name} holds something else than a data set; give the data set another"):
+            build_dataset(tmp_path / "a.png", tmp_path / name)
+        assert (tmp_path / name).read_bytes() == before

@@ -53,3 +53,7 @@ def test_what_cannot_be_sampled(networks, tmp_path):
     ]:
         assert message in sampled(networks[kind], tmp_path / name, *options, code=2).stderr
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine.zip").write_text("mine")
+    message = sampled(networks["rgb"], tmp_path / "mine.zip", "--count", "1", code=1).stderr
+    assert "mine.zip holds something else than a data set" in message
+    assert (tmp_path / "mine.zip").read_text() == "mine"

@@ -33,10 +33,11 @@ def sample(count: int, per_class: bool, klass: str | None, first_seed: int, dest
     from stylegen.files import atomic_path
     from stylegen.latents import MAX_SEED, from_seeds
     from stylegen.training import pictures, png
-    from stylegen.training.archives import Archive
+    from stylegen.training.archives import Archive, check_zip
 
     if dest.suffix.lower() != ".zip":
         raise click.BadParameter(f"{dest} must be the name of a .zip file", param_hint="--dest")
+    check_zip(dest)
     opened = open_network(**options)
     config, names = opened.G.config, opened.provenance.get("class_names")
     if config.channels not in pictures.MODES:

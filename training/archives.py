@@ -17,6 +17,8 @@ from stylegen.files import atomic_folder, atomic_path
 from .listing import LABEL_FILE
 
 _OURS = re.compile(rf"shard-\d{{6,}}\.tar|{re.escape(LABEL_FILE)}")
+_OURS_IN_ZIP = re.compile(rf"\d{{5,}}/img\d{{8,}}\.png|{re.escape(LABEL_FILE)}")
+_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 class Archive:
@@ -108,11 +110,26 @@ def check_dest(dest: Path, sharded: bool) -> None:
             raise UserError(f"{dest} holds something else than shards; give the data set another name")
     elif dest.suffix.lower() != ".zip" or dest.is_dir():
         raise UserError(f"the data set {dest} must be the name of a .zip file (of a folder with --shards)")
+    else:
+        check_zip(dest)
     if not dest.absolute().parent.is_dir():
         raise UserError(f"no folder {dest.absolute().parent} to write {dest.name} to; make it first")
 
 
+def check_zip(dest: Path) -> None:
+    """Raises UserError where a file is at `dest` that no `Archive` wrote."""
+    if not dest.exists():
+        return
+    try:
+        with zipfile.ZipFile(dest) as archive:
+            entries = archive.infolist()
+    except zipfile.BadZipFile:
+        entries = [zipfile.ZipInfo("no zip")]
+    if not all(_OURS_IN_ZIP.fullmatch(entry.filename) and entry.date_time == _DATE for entry in entries):
+        raise UserError(f"{dest} holds something else than a data set; give the data set another name")
+
+
 def _entry(name: str) -> zipfile.ZipInfo:
-    info = zipfile.ZipInfo(name)  # dated 1980: the same pictures give the same bytes
+    info = zipfile.ZipInfo(name, _DATE)  # the same pictures give the same bytes
     info.create_system, info.external_attr = 3, 0o644 << 16
     return info
