@@ -19,7 +19,7 @@ from stylegen.presets import AUTO_GAMMA, resolve
 Row = dict[str, Any]
 
 PATIENCE = 3  # rows
-FAR = 100.0  # a severity that counts for two rows
+FAR = (100.0, 1000.0)  # severities that count for a row more each
 RECOVERY = 6
 CLEAR = 0.7
 FATAL = ("collapse", "blow-up")  # for which --on-collapse may end a run; the others may pass by themselves
@@ -83,7 +83,8 @@ class Judge:
         if math.isnan(severity):
             return False
         telling = severity < CLEAR if active else severity >= 1
-        self.streaks[kind] = self.streaks.get(kind, 0) + 1 + (severity >= FAR) if telling else 0
+        rows = 1 + sum(severity >= far for far in FAR)
+        self.streaks[kind] = self.streaks.get(kind, 0) + rows if telling else 0
         if self.streaks[kind] < (RECOVERY if active else PATIENCE):
             return False
         self.streaks[kind] = 0
