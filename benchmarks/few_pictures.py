@@ -1,77 +1,106 @@
 """What `--augment ada` brings where pictures are few, by pictures that nothing was trained on.
 
-DATA: the few. OTHERS: more of their kind. Trains small-32 at 32x32 on DATA with and without, for each weight of R1, and
-measures them against OTHERS from time to time. Everything is kept in --work: the same command goes on where it was
-stopped.
+DATA: the few. OTHERS: more of their kind. Trains on DATA without and with it, for several seeds, and measures both
+against OTHERS from time to time; at the end also which share of DATA and of OTHERS D takes for real. Everything is kept
+in --work: the same command goes on where it was stopped.
 """
 
+import json
 import statistics
 from pathlib import Path
+from typing import Any
 
 import click
+import numpy as np
 import runs
 import torch
 from compare import FIGURES, measured
 
 from stylegen.checkpoint import load_network
-from stylegen.images import grid, save_image, to_uint8
+from stylegen.config import Config, from_dict
+from stylegen.images import grid, save_image, to_float, to_uint8
 from stylegen.latents import latents
 from stylegen.tools.bench_measure import markdown
+from stylegen.training.dataset import open_dataset
+from stylegen.training.measure import read
+from stylegen.training.state import STATE_NAME, fresh
 
-COMMON = "--preset small-32 --resolution 32 --hold-kimg 4 --fade-kimg 4 --batch 8 --snapshot-kimg 20 --preview-kimg 40"
-SIDES = {"none": "", "ada": "--augment ada --ada-speed-kimg {}"}
+NETWORKS = {
+    "dcgan": "--preset dcgan-64 --resolution 32 --batch 16",
+    "stylegan": "--preset small-32 --resolution 32 --batch 8 --hold-kimg 4 --fade-kimg 4",
+}
+OFTEN = "--snapshot-kimg 20 --preview-kimg 40"
+SIDES = {"none": "", "ada": "--augment ada --ada-speed-kimg 100"}
 SHOWN = 16  # samples of each
+JUDGED = 200  # pictures that D looks at
 
 
 @click.command()
+@click.argument("network", type=click.Choice(list(NETWORKS)))
 @click.argument("data")
 @click.argument("others")
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Where the runs are kept.")
-@click.option("--kimg", default=400, show_default=True, help="To train for.")
-@click.option("--every", default=100, show_default=True, help="Kimg between two measurements; a multiple of 20.")
-@click.option("--gamma", "gammas", default=["auto", "0.5"], show_default=True, multiple=True, help="Weights of R1.")
-@click.option("--speed", default=100.0, show_default=True, help="Of ada, in kimg.")
-@click.option("--num", default=5000, show_default=True, help="Fakes that are measured.")
+@click.option("--seeds", default=3, show_default=True, help="How many runs of either kind.")
+@click.option("--at", multiple=True, default=[60, 100], show_default=True, help="Kimg to measure at, multiples of 20.")
+@click.option("--later", multiple=True, type=int, help="More of them, for the first of either kind.")
+@click.option("--num", default=2500, show_default=True, help="Fakes that are measured.")
 @click.option("--page", type=click.Path(path_type=Path), help="Write the table between this page's marks.")
 def main(
+    network: str,
     data: str,
     others: str,
     work: Path,
-    kimg: int,
-    every: int,
-    gammas: tuple[str, ...],
-    speed: float,
+    seeds: int,
+    at: tuple[int, ...],
+    later: tuple[int, ...],
     num: int,
     page: Path | None,
 ) -> None:
     torch.set_num_threads(1)
-    folders = {(gamma, name): work / f"{name}-{gamma}" for gamma in gammas for name in SIDES}
-    for (gamma, name), folder in folders.items():
-        options = f"{COMMON} --gamma {gamma} {SIDES[name].format(speed)}"
-        runs.train(data, folder, kimg, options.split())
-    table = [["R1", "kimg", "`--augment`", *FIGURES, "r_t", "p"]]
-    for gamma in gammas:
-        for at in range(every, kimg + 1, every):
-            for name in SIDES:
-                table.append([gamma, str(at), name, *row(folders[gamma, name], others, at, every, num)])
+    table = [["seed", "kimg", "`--augment`", *FIGURES, "r_t", "p"]]
+    judged = [["seed", "`--augment`", "kimg", "of DATA", "of OTHERS"]]
+    for seed in range(seeds):
+        marks = sorted({*at, *(later if seed == 0 else ())})
+        folders = {name: work / f"{network}-{name}-{seed}" for name in SIDES}
+        for name, folder in folders.items():
+            options = f"{NETWORKS[network]} {OFTEN} --seed {seed} {SIDES[name]}"
+            runs.train(data, folder, marks[-1], options.split())
+        for kimg in marks:
+            for name, folder in folders.items():
+                since = [row for row in runs.rows(folder) if kimg - 20 < row["kimg"] <= kimg]
+                signs = statistics.mean(row["signs/real"] for row in since)
+                cells = measured(snapshot(folder, kimg), others, num, 10_000)
+                p = since[-1].get("augment/p", 0)
+                table.append([str(seed), str(kimg), name, *cells, f"{signs:.2f}", f"{p:.2f}"])
                 click.echo(" | ".join(table[-1]), err=True)
-    image = (page.parent if page else work) / "images/few-pictures.png"
-    image.parent.mkdir(parents=True, exist_ok=True)
-    show([network(folder, kimg) for folder in folders.values()], image)
-    shown = f"![samples, a row a training](images/{image.name})"
-    runs.publish("few pictures", f"{markdown(table)}\n\n{shown}", page)
+        judged += [[str(seed), name, *judge(folder, data, others)] for name, folder in folders.items()]
+    image = f"images/few-pictures-{network}.png"
+    shown = (page.parent if page else work) / image
+    shown.parent.mkdir(parents=True, exist_ok=True)
+    show([snapshot(work / f"{network}-{name}-0", max(*at, *later)) for name in SIDES], shown)
+    last = "What D takes for real at the end:"
+    parts = [markdown(table), f"![samples without, and with]({image})", last, markdown(judged)]
+    runs.publish(f"few pictures {network}", "\n\n".join(parts), page)
 
 
-def row(folder: Path, others: str, kimg: int, every: int, num: int) -> list[str]:
-    """FIGURES at `kimg`, r_t since the row before, p."""
-    since = [row for row in runs.rows(folder) if kimg - every < row["kimg"] <= kimg]
-    signs = statistics.mean(row["signs/real"] for row in since)
-    cells = measured(network(folder, kimg), others, num, 10_000)
-    return [*cells, f"{signs:.2f}", f"{since[-1].get('augment/p', 0):.2f}"]
-
-
-def network(folder: Path, kimg: int) -> Path:
+def snapshot(folder: Path, kimg: int) -> Path:
     return folder / f"network-{kimg:06d}.safetensors"
+
+
+@torch.inference_mode()
+def judge(folder: Path, *sets: str) -> list[str]:
+    """Kimg of the run's last state, and the share of each data set's first pictures that its D takes for real."""
+    state = fresh(from_dict(Config, json.loads((folder / "config.json").read_text())), torch.device("cpu"))
+    state.load(folder / STATE_NAME)
+    D: Any = state.D.eval()
+    shares = [f"{state.images_seen / 1000:.0f}"]
+    for name in sets:
+        dataset = open_dataset(name, size=(32, 32))
+        images = to_float(torch.cat(list(read(dataset, np.arange(min(JUDGED, len(dataset)))))))
+        found = [D(part) for part in images.split(8)]
+        scores = torch.cat([scores[0] if isinstance(scores, tuple) else scores for scores in found])
+        shares.append(f"{(scores > 0).float().mean():.0%}")
+    return shares
 
 
 @torch.inference_mode()
