@@ -98,7 +98,7 @@ def main(task: str, data: str, work: Path, rows: tuple[str, ...], num: int, real
     def add(table: list[list[str]], name: str, run: Run, network: Path) -> None:
         cells = measured(network, data, num, reals)
         image = images / f"{slug(name)}{'-early' if table is equal else ''}.png"
-        strip(network, image, TASKS[task].pictures)
+        strip([network], image, TASKS[task].pictures)
         spent = load_network(network)[1]["kimg"]
         shown = f"![]({image.relative_to(images.parents[1])})"
         table.append(
@@ -185,12 +185,14 @@ def measured(network: Path, data: str, num: int, reals: int) -> list[str]:
 
 
 @torch.inference_mode()
-def strip(network: Path, path: Path, count: int) -> None:
-    """The first seeds' pictures side by side, untruncated."""
-    G, _ = load_network(network)
+def strip(networks: list[Path], path: Path, count: int) -> None:
+    """The first seeds' pictures side by side, untruncated, a row a network."""
+    rows = []
+    for network in networks:
+        G, _ = load_network(network)
+        rows.append(to_uint8(G(latents(list(range(count)), G.config.latent_size))))
     path.parent.mkdir(parents=True, exist_ok=True)
-    images = to_uint8(G(latents(list(range(count)), G.config.latent_size)))
-    save_image(grid(images, count, 1), path)
+    save_image(grid(torch.cat(rows), count, len(rows)), path)
 
 
 if __name__ == "__main__":

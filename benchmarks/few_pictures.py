@@ -14,12 +14,10 @@ import click
 import numpy as np
 import runs
 import torch
-from compare import FIGURES, measured
+from compare import FIGURES, measured, strip
 
-from stylegen.checkpoint import load_network
 from stylegen.config import Config, from_dict
-from stylegen.images import grid, save_image, to_float, to_uint8
-from stylegen.latents import latents
+from stylegen.images import to_float
 from stylegen.tools.bench_measure import markdown
 from stylegen.training.dataset import open_dataset
 from stylegen.training.measure import read
@@ -75,9 +73,8 @@ def main(
                 click.echo(" | ".join(table[-1]), err=True)
         judged += [[str(seed), name, *judge(folder, data, others)] for name, folder in folders.items()]
     image = f"images/few-pictures-{network}.png"
-    shown = (page.parent if page else work) / image
-    shown.parent.mkdir(parents=True, exist_ok=True)
-    show([snapshot(work / f"{network}-{name}-0", max(*at, *later)) for name in SIDES], shown)
+    ends = [snapshot(work / f"{network}-{name}-0", max(*at, *later)) for name in SIDES]
+    strip(ends, (page.parent if page else work) / image, SHOWN)
     last = "What D takes for real at the end:"
     parts = [markdown(table), f"![samples without, and with]({image})", last, markdown(judged)]
     runs.publish(f"few pictures {network}", "\n\n".join(parts), page)
@@ -101,16 +98,6 @@ def judge(folder: Path, *sets: str) -> list[str]:
         scores = torch.cat([scores[0] if isinstance(scores, tuple) else scores for scores in found])
         shares.append(f"{(scores > 0).float().mean():.0%}")
     return shares
-
-
-@torch.inference_mode()
-def show(networks: list[Path], path: Path) -> None:
-    """The first seeds' pictures, a row a network."""
-    rows = []
-    for found in networks:
-        G, _ = load_network(found)
-        rows.append(to_uint8(G(latents(list(range(SHOWN)), G.config.latent_size))))
-    save_image(grid(torch.cat(rows), SHOWN, len(rows)), path)
 
 
 if __name__ == "__main__":

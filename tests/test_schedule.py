@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stylegen.config import Config, ScheduleConfig, from_dict, to_dict
+from stylegen.config import Config, ScheduleConfig, from_dict, override, to_dict
 from stylegen.errors import UserError
 from stylegen.presets import PRESETS, default_gamma, preset, resolve, with_loss
 from stylegen.training import losses
-from stylegen.training.schedule import describe, due, phase_of, stage_at, total_images
+from stylegen.training.schedule import describe, due, ends_early, phase_of, stage_at, total_images
 from stylegen.validation import validate
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -88,6 +88,14 @@ def test_growth_without_hold_or_without_fade() -> None:
     full = small(hold_kimg=0.0, fade_kimg=0.0, initial_level=3)
     assert stage_at(full, 0) == stage_at(full, 5000)
     assert stage_at(full, 0).resolution == (32, 32)
+
+
+def test_a_run_that_ends_before_it_has_grown() -> None:
+    config = small(hold_kimg=1.0, fade_kimg=2.0, total_kimg=9.0)
+    assert ends_early(config) == ""
+    shorter = override(config, "schedule.total_kimg=7")
+    assert ends_early(shorter).startswith("the run ends at 7 kimg, with 16x16 settled; 32x32 settles at 9 (")
+    assert ends_early(override(shorter, "schedule.initial_level=3")) == ""
 
 
 def test_due() -> None:

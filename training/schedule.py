@@ -62,8 +62,8 @@ def total_images(config: Config) -> int:
 
 def ends_early(config: Config) -> str:
     """A sentence for a run that ends before its last level has settled; empty for others."""
-    last, total = config.generator.levels - 1, total_images(config)
-    whole = (last - config.schedule.initial_level) * (_images(config.schedule.hold_kimg + config.schedule.fade_kimg))
+    s, last, total = config.schedule, config.generator.levels - 1, total_images(config)
+    whole = (last - s.initial_level) * (_images(s.hold_kimg) + _images(s.fade_kimg))
     if total >= whole:
         return ""
     reached, full = (size_text(resolution_of(config.generator, level)) for level in (_position(config, total)[0], last))
