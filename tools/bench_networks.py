@@ -184,9 +184,13 @@ def under(variant: str, call: Callable[[], T]) -> Callable[[], T]:
 @contextmanager
 def elsewhere(build: Callable[..., Callable[[], object]], *arguments: Any) -> Iterator[Callable[[], None]]:
     """Calls of build(*arguments) in a process of its own that manages memory as any PyTorch program does."""
-    context, threads = get_context("spawn"), torch.get_num_threads()
-    with ProcessPoolExecutor(1, context, initializer=_build, initargs=(threads, build, *arguments)) as pool:
-        yield lambda: pool.submit(_call).result()
+    with builder(torch.get_num_threads(), build, *arguments) as pool:
+        yield lambda: pool.submit(call_built).result()
+
+
+def builder(threads: int, build: Callable[..., Callable[[], object]], *arguments: Any) -> ProcessPoolExecutor:
+    """A process of its own, of so many threads, that builds something to be called there by `call_built`."""
+    return ProcessPoolExecutor(1, get_context("spawn"), initializer=_build, initargs=(threads, build, *arguments))
 
 
 _built: list[Callable[[], object]] = []  # in that process
@@ -197,7 +201,7 @@ def _build(threads: int, build: Callable[..., Callable[[], object]], *arguments:
     _built.append(build(*arguments))
 
 
-def _call() -> None:
+def call_built() -> None:
     _built[-1]()
 
 

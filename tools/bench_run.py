@@ -3,10 +3,8 @@
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ from stylegen.training.state import fresh
 
 from .bench_data import EMBEDDED
 from .bench_measure import REFERENCE, Row, Samples, interleave, row
-from .bench_networks import DTYPE_OF
+from .bench_networks import DTYPE_OF, builder, call_built
 
 P = 0.5  # of `--augment ada`
 CPU = torch.device("cpu")
@@ -43,7 +41,7 @@ def measure(precision: str, repeats: int, quick: bool) -> Iterator[Row]:
     """`ROWS` for each of `sizes`; the baseline of all is an iteration of one worker without what the row adds."""
     for preset, side in sizes(quick).items():
         data = open_dataset(EMBEDDED, size=(side, side))
-        config = presets.PRESETS[preset](data.size, data.channels, 0, 1)
+        config = presets.preset(preset, data.size, data.channels, 0)
         config = replace(config, training=replace(config.training, precision=precision))
         config = settled(config, config.generator.levels - 1, int(config.schedule.batch_default))
         yield from _augmented(config, repeats)
@@ -94,31 +92,20 @@ def _workers(size: int) -> str:
 def _crew(size: int, config: Config) -> Iterator[Callable[[], None]]:
     """A penalty interval by `size` workers, processes of their own with a thread each."""
     with tempfile.TemporaryDirectory(prefix="stylegen-bench-") as folder, ExitStack() as stack:
-        pools = []
-        for rank in range(size):
-            arguments = (rank, size, Path(folder, "rendezvous").as_uri(), config)
-            pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_join, initargs=arguments)
-            pools.append(stack.enter_context(pool))
+        place = Path(folder, "rendezvous").as_uri()
+        pools = [stack.enter_context(builder(1, _member, rank, size, place, config)) for rank in range(size)]
 
         def run() -> None:
-            for running in [pool.submit(_call) for pool in pools]:
+            for running in [pool.submit(call_built) for pool in pools]:
                 running.result()
 
         yield run
 
 
-_joined: list[Callable[[], None]] = []  # in a worker
-
-
-def _join(rank: int, size: int, place: str, config: Config) -> None:
-    torch.set_num_threads(1)
+def _member(rank: int, size: int, place: str, config: Config) -> Callable[[], None]:
     if size > 1:
         dist.init_process_group("gloo", init_method=place, rank=rank, world_size=size)
-    _joined.append(interval(fresh(config, CPU), Crew(rank, size)))
-
-
-def _call() -> None:
-    _joined[-1]()
+    return interval(fresh(config, CPU), Crew(rank, size))
 
 
 def _row(config: Config, samples: Samples, variant: str, *, iterates: bool = False, **more: Any) -> Row:

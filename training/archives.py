@@ -118,15 +118,14 @@ def check_dest(dest: Path, sharded: bool) -> None:
 
 def check_zip(dest: Path) -> None:
     """Raises UserError where a file is at `dest` that no `Archive` wrote."""
-    if not dest.exists():
-        return
-    try:
-        with zipfile.ZipFile(dest) as archive:
-            entries = archive.infolist()
-    except zipfile.BadZipFile:
-        entries = [zipfile.ZipInfo("no zip")]
-    if not all(_OURS_IN_ZIP.fullmatch(entry.filename) and entry.date_time == _DATE for entry in entries):
+    if dest.exists() and not (zipfile.is_zipfile(dest) and _is_ours(dest)):
         raise UserError(f"{dest} holds something else than a data set; give the data set another name")
+
+
+def _is_ours(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    return all(_OURS_IN_ZIP.fullmatch(entry.filename) and entry.date_time == _DATE for entry in entries)
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
