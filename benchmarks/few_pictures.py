@@ -1,11 +1,10 @@
 """What `--augment ada` brings where pictures are few, by pictures that nothing was trained on.
 
 DATA: the few. OTHERS: more of their kind. Trains on DATA without and with it, for several seeds, and measures both
-against OTHERS from time to time; at the end also which share of DATA and of OTHERS D takes for real. Everything is kept
-in --work: the same command goes on where it was stopped.
+against OTHERS from time to time; at the end also which share of them, and of samples, D takes for real, each picture by
+itself as in `stylegen score`. Everything is kept in --work: the same command goes on where it was stopped.
 """
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,13 @@ import runs
 import torch
 from compare import FIGURES, measured, strip
 
-from stylegen.config import Config, from_dict
+from stylegen.checkpoint import load_network, resolve_network
 from stylegen.images import to_float
+from stylegen.latents import latents
 from stylegen.tools.bench_measure import markdown
+from stylegen.tools.rendering import open_discriminator
 from stylegen.training.dataset import open_dataset
-from stylegen.training.measure import read
-from stylegen.training.state import STATE_NAME, fresh
+from stylegen.training.measure import BATCH, read
 
 NETWORKS = {
     "dcgan": "--preset dcgan-64 --resolution 32 --batch 16",
@@ -56,7 +56,7 @@ def main(
 ) -> None:
     torch.set_num_threads(1)
     table = [["seed", "kimg", "`--augment`", *FIGURES, "r_t", "p"]]
-    judged = [["seed", "`--augment`", "kimg", "of DATA", "of OTHERS"]]
+    judged = [["seed", "`--augment`", "kimg", "of samples", "of DATA", "of OTHERS"]]
     for seed in range(seeds):
         marks = sorted({*at, *(later if seed == 0 else ())})
         folders = {name: work / f"{network}-{name}-{seed}" for name in SIDES}
@@ -86,18 +86,15 @@ def snapshot(folder: Path, kimg: int) -> Path:
 
 @torch.inference_mode()
 def judge(folder: Path, *sets: str) -> list[str]:
-    """Kimg of the run's last state, and the share of each data set's first pictures that its D takes for real."""
-    state = fresh(from_dict(Config, json.loads((folder / "config.json").read_text())), torch.device("cpu"))
-    state.load(folder / STATE_NAME)
-    D: Any = state.D.eval()
-    shares = [f"{state.images_seen / 1000:.0f}"]
+    """Kimg of the run's end; the shares of its newest network's samples and of each data set that D takes for real."""
+    D, _, stage = open_discriminator(str(folder), None, torch.device("cpu"))
+    G: Any = load_network(resolve_network(str(folder)))[0]
+    groups = [G(latents(list(range(JUDGED)), G.config.latent_size))]
     for name in sets:
-        dataset = open_dataset(name, size=(32, 32))
-        images = to_float(torch.cat(list(read(dataset, np.arange(min(JUDGED, len(dataset)))))))
-        found = [D(part) for part in images.split(8)]
-        scores = torch.cat([scores[0] if isinstance(scores, tuple) else scores for scores in found])
-        shares.append(f"{(scores > 0).float().mean():.0%}")
-    return shares
+        dataset = open_dataset(name, size=stage["resolution"])
+        groups.append(to_float(torch.cat(list(read(dataset, np.arange(min(JUDGED, len(dataset))))))))
+    scores = [torch.cat([D(part, None, parts=len(part), **stage)[:, 0] for part in x.split(BATCH)]) for x in groups]
+    return [f"{runs.rows(folder)[-1]['kimg']:.0f}", *(f"{(found > 0).float().mean():.0%}" for found in scores)]
 
 
 if __name__ == "__main__":
